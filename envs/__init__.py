@@ -1,0 +1,25 @@
+"""Batched multi-task environments in torch; importing this package registers them with Gymnasium."""
+
+from envs.base import select_tasks, stack_tasks
+from envs.gridworld import Gridworld, GridworldTask
+from envs.gymnasium import register
+from envs.optimal import optimal_returns
+from envs.pendulum import Pendulum, PendulumTask
+from envs.wireless import Wireless, WirelessTask
+
+FAMILIES = {env.name: env for env in (Pendulum, Wireless, Gridworld)}
+
+register()
+
+__all__ = [
+    "FAMILIES",
+    "Gridworld",
+    "GridworldTask",
+    "Pendulum",
+    "PendulumTask",
+    "Wireless",
+    "WirelessTask",
+    "optimal_returns",
+    "select_tasks",
+    "stack_tasks",
+]

@@ -1,0 +1,78 @@
+"""The contract of the environments, and what they share.
+
+An environment is a frozen dataclass of constants with two pure functions on batches shaped (seeds, tasks, envs):
+
+    reset(tasks, uniforms)               -> state
+    step(tasks, state, action, uniforms) -> (state, reward, terminated, truncated)
+
+`tasks` is a parameters dataclass whose fields are tensors shaped (tasks, 1); `uniforms` are the random numbers of the
+call, uniform in [0, 1), shaped (seeds, tasks, envs, n) with n = `num_reset_uniforms` or `num_step_uniforms`: where they
+come from is the caller's business, so an environment holds no generator. A state is a NamedTuple of tensors with a
+field `elapsed`, the steps since the reset; an episode is truncated after `episode_length` of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Tasks = TypeVar("Tasks")
+
+
+def stack_tasks(
+    tasks: Sequence[Tasks], *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+) -> Tasks:
+    """One parameters dataclass with fields shaped (tasks, 1) from one dataclass of numbers per task."""
+    fields = {
+        field.name: torch.tensor([[getattr(task, field.name)] for task in tasks], device=device, dtype=dtype)
+        for field in dataclasses.fields(tasks[0])  # type: ignore[arg-type]
+    }
+    return type(tasks[0])(**fields)
+
+
+def select_tasks(tasks: Tasks, index: Tensor) -> Tasks:
+    """The parameters of some of the tasks, by their numbers."""
+    fields = {
+        field.name: getattr(tasks, field.name).index_select(0, index)
+        for field in dataclasses.fields(tasks)  # type: ignore[arg-type]
+    }
+    return type(tasks)(**fields)
+
+
+def spread(count: int, low: Sequence[float], high: Sequence[float]) -> list[tuple[float, ...]]:
+    """Evenly spread points in a box; point i does not depend on how many are asked for.
+
+    The additive recurrence with the generalised golden ratio (Roberts, "The unreasonable effectiveness of
+    quasirandom sequences", 2018).
+    """
+    dimensions = len(low)
+    ratio = 2.0
+    for _ in range(64):
+        ratio = (1.0 + ratio) ** (1.0 / (dimensions + 1))
+    return [
+        tuple(
+            low[d] + (high[d] - low[d]) * ((0.5 + (i + 1) * ratio ** -(d + 1)) % 1.0) for d in range(dimensions)
+        )
+        for i in range(count)
+    ]
+
+
+def standard_normals(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent standard normals from two uniforms in [0, 1) (Box and Muller 1958)."""
+    radius = torch.sqrt(-2.0 * torch.log1p(-first))
+    angle = 2.0 * torch.pi * second
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def never(like: Tensor) -> Tensor:
+    """False, in the shape of a batch: for environments that do not terminate."""
+    return torch.zeros_like(like, dtype=torch.bool)
+
+
+def dtype_of(tasks: Any) -> torch.dtype:
+    """Floating-point type of a parameters dataclass."""
+    return getattr(tasks, dataclasses.fields(tasks)[0].name).dtype

@@ -1,0 +1,117 @@
+"""A family of pendulums that differ in mass and length: swing up and hold.          [TLR, §IV]"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from envs import base
+
+
+class PendulumState(NamedTuple):
+    """State of a batch of pendulums."""
+
+    theta: Tensor
+    """Angle θ from upright in rad, in [−π, π)."""
+    theta_dot: Tensor
+    """Angular velocity in rad/s, in [−8, 8]."""
+    elapsed: Tensor
+    """Steps since the reset."""
+
+
+@dataclass(frozen=True)
+class PendulumTask:
+    """One pendulum, or many of them as tensors shaped (tasks, 1)."""
+
+    mass: float | Tensor
+    """m in kg."""
+    length: float | Tensor
+    """l in m."""
+
+
+PAPER_TASKS = (PendulumTask(0.01, 1.0), PendulumTask(0.1, 1.0), PendulumTask(0.5, 0.5), PendulumTask(1.0, 0.5))
+
+
+@dataclass(frozen=True)
+class Pendulum:
+    """The inverted pendulum of Gymnasium, with a reward that weighs the torque more.
+
+    ## Observation
+    (θ, θ̇): angle from upright in rad, [−π, π]; angular velocity in rad/s, [−8, 8].
+
+    ## Action
+    Discrete: `num_actions` torques equally spaced in [−2, 2] N·m.
+
+    ## Dynamics, with dt = 0.05 s and g = 10 m/s²
+        θ̇′ = clip(θ̇ + (3g/(2l) · sin θ + 3u/(m l²)) · dt, −8, 8),   θ′ = wrap(θ + θ̇′ · dt)
+
+    ## Reward
+    −(θ² + 0.1 θ̇² + 0.1 u²) of the state before the step. Gymnasium's own weighs u² with 0.001.
+
+    ## Start
+    Hanging: θ = π, θ̇ uniform in [0, 0.1) rad/s.
+
+    ## End
+    Never terminates; truncated after `episode_length` steps.
+    """
+
+    num_actions: int = 10
+    episode_length: int = 100
+    gravity: float = 10.0
+    dt: float = 0.05
+    max_torque: float = 2.0
+    max_speed: float = 8.0
+
+    name = "pendulum"
+    terminates = False
+    num_reset_uniforms = 1
+    num_step_uniforms = 0
+    grid_low = (-math.pi, -5.0)
+    grid_high = (math.pi, 5.0)
+    grid_sizes = (20, 20)
+    observation_low = (-math.pi, -8.0)
+    observation_high = (math.pi, 8.0)
+
+    @staticmethod
+    def sample_tasks(num_tasks: int | None = None) -> list[PendulumTask]:
+        """The paper's four tasks, the first of them, or more: m in [0.01, 1] kg (log scale), l in [0.5, 1] m."""
+        if num_tasks is None or num_tasks <= len(PAPER_TASKS):
+            return list(PAPER_TASKS[:num_tasks])
+        return [
+            PendulumTask(math.exp(log_mass), length)
+            for log_mass, length in base.spread(num_tasks, (math.log(0.01), 0.5), (0.0, 1.0))
+        ]
+
+    def torque(self, action: Tensor, dtype: torch.dtype) -> Tensor:
+        """Torque in N·m of each action."""
+        return -self.max_torque + action.to(dtype) * (2.0 * self.max_torque / (self.num_actions - 1))
+
+    def reset(self, tasks: PendulumTask, uniforms: Tensor) -> PendulumState:
+        """Hanging pendulums from uniforms shaped (seeds, tasks, envs, 1)."""
+        theta_dot = 0.1 * uniforms[..., 0].to(base.dtype_of(tasks))
+        return PendulumState(
+            torch.full_like(theta_dot, math.pi), theta_dot, torch.zeros_like(theta_dot, dtype=torch.int32)
+        )
+
+    def step(
+        self, tasks: PendulumTask, state: PendulumState, action: Tensor, uniforms: Tensor
+    ) -> tuple[PendulumState, Tensor, Tensor, Tensor]:
+        """One step of dt seconds; uses no random numbers."""
+        theta, theta_dot, elapsed = state
+        torque = self.torque(action, theta.dtype)
+        reward = -(theta**2 + 0.1 * theta_dot**2 + 0.1 * torque**2)
+        acceleration = 1.5 * self.gravity / tasks.length * torch.sin(theta) + 3.0 * torque / (
+            tasks.mass * tasks.length**2
+        )
+        theta_dot = (theta_dot + acceleration * self.dt).clamp(-self.max_speed, self.max_speed)
+        theta = torch.remainder(theta + theta_dot * self.dt + math.pi, 2.0 * math.pi) - math.pi
+        elapsed = elapsed + 1
+        return PendulumState(theta, theta_dot, elapsed), reward, base.never(reward), elapsed >= self.episode_length
+
+    def observe(self, state: PendulumState) -> Tensor:
+        """(θ, θ̇), shaped (seeds, tasks, envs, 2)."""
+        return torch.stack((state.theta, state.theta_dot), dim=-1)

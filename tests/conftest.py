@@ -1,0 +1,18 @@
+"""Shapes and types of the public functions are checked while the tests run."""
+
+import os
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+if not os.environ.get("TORCHQ_NO_SHAPE_CHECKS"):
+    for module in ("td", "cp", "grid", "optim", "random", "exploration", "qtensor"):
+        install_import_hook(f"torchq.{module}", "beartype.beartype")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,137 @@
+"""CP (PARAFAC) tensors by their factors: entries, fibres, gradients by row, norms, and TensorLy both ways.
+
+    Q[i₁, …, i_D] = Σₖ ∏_d F_d[i_d, k]                                                 [TLR, eq. (7)]
+
+Learners keep factors in batch, shaped (seeds, groups, size, rank), with groups = 1 where tasks share a factor and
+groups = tasks where each has its own; functions on whole tensors take any leading dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from tensorly.cp_tensor import CPTensor
+
+_SMALL_BATCH = 32
+_ONE_HOT_ROWS = 256
+
+
+def rows(
+    factor: Float[Tensor, "seeds groups size rank"], index: Int[Tensor, "seeds tasks envs"]
+) -> Float[Tensor, "seeds tasks envs rank"]:
+    """Rows F[i, :] that a batch visits, from the shared factor or from each task's own."""
+    seeds = torch.arange(factor.shape[0], device=factor.device)[:, None, None]
+    if factor.shape[1] == 1:
+        return factor[:, 0][seeds, index]
+    groups = torch.arange(factor.shape[1], device=factor.device)[:, None]
+    return factor[seeds, groups, index]
+
+
+def product(rows: Sequence[Float[Tensor, "*#batch rank"]]) -> Float[Tensor, "*#batch rank"]:
+    """Hadamard product ∏_d F_d[i_d, :] of visited rows, in the order given; batches broadcast."""
+    return reduce(torch.mul, rows)
+
+
+def entry(rows: Sequence[Float[Tensor, "*#batch rank"]]) -> Float[Tensor, "*#batch"]:
+    """Tensor entries Σₖ ∏_d F_d[i_d, k] from the visited rows of all modes.          [TLR, eq. (7)]
+
+    By product and sum, whose order does not depend on the batch (a matrix product's does).
+    """
+    return product(rows).sum(-1)
+
+
+def cofactor(rows: Sequence[Float[Tensor, "*#batch rank"]], mode: int) -> Float[Tensor, "*#batch rank"]:
+    """∂ entry / ∂ F_mode[i, :]: the product of the other modes' visited rows.         [TLR, eqs. (6a)–(6c)]"""
+    return product([row for other, row in enumerate(rows) if other != mode])
+
+
+def khatri_rao(factors: Sequence[Float[Tensor, "*batch _ rank"]]) -> Float[Tensor, "*batch size rank"]:
+    """Column-wise Kronecker product: rows of several modes flattened into one, the last mode fastest."""
+    return reduce(lambda left, right: (left.unsqueeze(-2) * right.unsqueeze(-3)).flatten(-3, -2), factors)
+
+
+def fibre(
+    weights: Float[Tensor, "seeds tasks envs rank"], factor: Float[Tensor, "seeds groups size rank"]
+) -> Float[Tensor, "seeds tasks envs size"]:
+    """Entries along one mode, Σₖ w[k] F[:, k], w being the product of the other modes' visited rows."""
+    return (weights.unsqueeze(-2) * factor.unsqueeze(-3)).sum(-1)
+
+
+def accumulate_rows(
+    values: Float[Tensor, "seeds tasks envs rank"], index: Int[Tensor, "seeds tasks envs"], size: int, groups: int
+) -> Float[Tensor, "seeds groups {size} rank"]:
+    """Sum of the values that fall on each row of a factor; rows hit several times add up.
+
+        G[i, :] = Σₙ [iₙ = i] vₙ
+
+    By product and sum for small batches (an order of its own for every row, whatever the device), by a matrix product
+    with one-hot rows for large ones, and by scatter for modes too large for one-hot rows.
+
+    Args:
+        values: vₙ.
+        index: iₙ in [0, size).
+        size: rows of the factor.
+        groups: 1 if all tasks share the factor, else the number of tasks.
+    """
+    seeds, tasks, envs, rank = values.shape
+    values = values.reshape(seeds, groups, tasks // groups * envs, rank)
+    index = index.expand(seeds, tasks, envs).reshape(seeds, groups, -1)
+    if size > _ONE_HOT_ROWS:
+        total = values.new_zeros(seeds, groups, size, rank)
+        return total.scatter_add(2, index.unsqueeze(-1).expand_as(values), values)
+    one_hot = index.unsqueeze(-2) == torch.arange(size, device=index.device).unsqueeze(-1)
+    if values.shape[2] <= _SMALL_BATCH:
+        return torch.where(one_hot.unsqueeze(-1), values.unsqueeze(-3), 0.0).sum(-2)
+    return one_hot.to(values.dtype) @ values
+
+
+def dense(factors: Sequence[Float[Tensor, "*batch _ rank"]]) -> Tensor:
+    """The whole tensor, shaped (*batch, size of each mode): for tests and pictures, its size is the product."""
+    shape = (*factors[0].shape[:-2], *(factor.shape[-2] for factor in factors))
+    return khatri_rao(factors).sum(-1).reshape(shape)
+
+
+def norm(factors: Sequence[Float[Tensor, "*batch _ rank"]]) -> Float[Tensor, "*batch"]:
+    """Frobenius norm from the factors' Gram matrices, never building the tensor.   [Kolda and Bader 2009, §3]
+
+    ‖Q‖² = Σₖₗ ∏_d (F_dᵀF_d)[k, l]
+    """
+    gram = reduce(torch.mul, [factor.mT @ factor for factor in factors])
+    return gram.sum((-2, -1)).clamp_min(0.0).sqrt()
+
+
+def rebalance(factors: Sequence[Float[Tensor, "*batch _ rank"]]) -> tuple[Float[Tensor, "*batch _ rank"], ...]:
+    """The same tensor with each component's norm shared equally by its factors.
+
+    Every column k is scaled to the geometric mean over modes of ‖F_d[:, k]‖; a component with a zero column stays.
+    """
+    norms = torch.stack([factor.norm(dim=-2, keepdim=True) for factor in factors])
+    mean = norms.log().mean(0).exp()
+    scale = torch.where(mean > 0, mean / norms, 1.0)
+    return tuple(factor * scale[mode] for mode, factor in enumerate(factors))
+
+
+def to_tensorly(factors: Sequence[Float[Tensor, "_ rank"]]) -> CPTensor:
+    """TensorLy's CPTensor of these factors with unit weights; needs TensorLy's PyTorch backend for its functions."""
+    from tensorly.cp_tensor import CPTensor
+
+    weights = torch.ones(factors[0].shape[-1], dtype=factors[0].dtype, device=factors[0].device)
+    return CPTensor((weights, list(factors)))
+
+
+def from_tensorly(cp_tensor: CPTensor) -> tuple[Float[Tensor, "_ rank"], ...]:
+    """Factors of a TensorLy CPTensor, its weights shared equally by the modes (their sign goes to the first)."""
+    weights, factors = cp_tensor
+    tensors = [torch.as_tensor(factor) for factor in factors]
+    if weights is None:
+        return tuple(tensors)
+    weights = torch.as_tensor(weights, dtype=tensors[0].dtype, device=tensors[0].device)
+    share = weights.abs() ** (1.0 / len(tensors))
+    return (tensors[0] * share * weights.sign(), *(tensor * share for tensor in tensors[1:]))

@@ -1,0 +1,59 @@
+"""Greedy test episodes, drawn apart from training so that looking never disturbs learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchq import random as counter
+from torchq.random import Purpose
+from torchq.rollout import Problem
+
+STEPS_PER_BLOCK = 50
+
+
+def greedy_step(
+    problem: Problem, tasks: Any, learner_state: Any, env_state: Any, total: Tensor, alive: Tensor, uniforms: Tensor
+) -> tuple[Any, Tensor, Tensor]:
+    """One greedy step; rewards count until the first episode of each environment ends."""
+    values = problem.learner.action_values(learner_state, problem.index(env_state))
+    env_state, reward, terminated, truncated = problem.env.step(tasks, env_state, values.argmax(-1), uniforms)
+    total = total + torch.where(alive, reward, 0.0)
+    return env_state, total, alive & ~(terminated | truncated)
+
+
+def evaluate(
+    problem: Problem,
+    tasks: Any,
+    learner_state: Any,
+    number: int,
+    num_episodes: int,
+    step: Callable[..., tuple[Any, Tensor, Tensor]] = greedy_step,
+) -> Tensor:
+    """Undiscounted return of the greedy policy, mean over test episodes; shaped (seeds, tasks).
+
+    Args:
+        problem: what is trained.
+        tasks: environment parameters of all tasks.
+        learner_state: whose greedy policy to test.
+        number: number of this evaluation; equal numbers see equal random numbers.
+        num_episodes: test episodes per seed and task.
+        step: `greedy_step` or a compiled form of it.
+    """
+    env, device = problem.env, problem.seeds.device
+    task_numbers = torch.arange(len(next(iter(vars(tasks).values()))), device=device)
+    first = number * env.episode_length
+    steps = torch.arange(first, first + env.episode_length, device=device)
+    bits = problem.bits(Purpose.EVALUATION_RESET, steps[:1], task_numbers, num_episodes, env.num_reset_uniforms)[0]
+    env_state = env.reset(tasks, counter.uniform(bits, problem.dtype))
+    shape = (len(problem.seeds), len(task_numbers), num_episodes)
+    total = torch.zeros(shape, device=device, dtype=problem.dtype)
+    alive = torch.ones(shape, device=device, dtype=torch.bool)
+    for block in steps.split(STEPS_PER_BLOCK):
+        bits = problem.bits(Purpose.EVALUATION_STEP, block, task_numbers, num_episodes, env.num_step_uniforms)
+        for uniforms in counter.uniform(bits, problem.dtype):
+            env_state, total, alive = step(problem, tasks, learner_state, env_state, total, alive, uniforms)
+    return total.mean(-1)

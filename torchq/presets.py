@@ -1,0 +1,130 @@
+"""The (algo, env, preset) table of hyper-parameters, and the resolved configuration of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torchq.errors import UsageError
+
+ALGOS = ("stlrq", "lrq", "clrq", "tabular")
+PRESETS = ("default", "paper")
+LRQ_CONVENTIONS = ("paper", "matched-epsilon", "matched-epsilon-one-update")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's numbers; written to config.json. Fields with a flag carry its help text."""
+
+    algo: str
+    env: str
+    preset: str = "default"
+    protocol: Literal["batched", "online"] = "batched"
+    seed: int = 0
+    num_seeds: int = 8
+    num_envs: int = 4
+    num_tasks: int | None = None
+    episodes: int = 500
+    rank: int = 30
+    learning_rate: float = 0.02
+    learning_rate_half_life: float | None = None
+    gamma: float = 0.99
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.1
+    epsilon_decay: float = 0.9999
+    optimizer: str = "adamax"
+    update: Literal["joint", "block"] = "joint"
+    normalised: bool = False
+    loss_scale: float = 1.0
+    init_scale: float = 0.1
+    state_modes: Literal["per-dimension", "joint"] = "per-dimension"
+    task_weights: tuple[float, ...] = ()
+    lrq_convention: str = "paper"
+    eval_every: int = 1
+    eval_episodes: int = 1
+    dtype: str = "float32"
+    device: str = "auto"
+    engine: str = "auto"
+    optimal: bool | None = None
+
+    @property
+    def num_sweeps(self) -> int:
+        """Times that each transition is applied: 4 in two of the conventions of the paper's LR-Q."""
+        repeated = self.algo == "lrq" and self.protocol == "online" and self.lrq_convention != LRQ_CONVENTIONS[2]
+        return 4 if repeated else 1
+
+    def epsilon_clock(self, num_tasks: int) -> int:
+        """Ticks of the exploration clock per sample of each task: see `epsilon_decay`."""
+        own = self.algo == "lrq" and self.lrq_convention == "paper"
+        return 1 if self.protocol == "batched" or own else num_tasks
+
+
+_BY_ENV: dict[str, dict[str, Any]] = {
+    "pendulum": {"gamma": 0.99, "rank": 30, "episodes": 500, "eval_every": 5},
+    "wireless": {
+        "gamma": 0.9, "rank": 50, "episodes": 125, "epsilon_end": 0.001, "epsilon_decay": 0.9996,
+    },
+    "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3},
+}  # fmt: skip
+
+_BY_ALGO: dict[str, dict[str, Any]] = {
+    "tabular": {"learning_rate": 0.2},
+}
+
+_PAPER: dict[str, Any] = {
+    "protocol": "online",
+    "num_seeds": 20,
+    "num_envs": 1,
+    "learning_rate": 0.01,
+    "update": "block",
+    "loss_scale": 2.0,
+    "eval_every": 1,
+    "dtype": "float64",
+}
+
+_PAPER_BY_ENV: dict[str, dict[str, Any]] = {
+    "pendulum": {"gamma": 0.99, "rank": 30, "episodes": 2000, "epsilon_end": 0.1, "epsilon_decay": 0.99999},
+    "wireless": {"gamma": 0.9, "rank": 50, "episodes": 500, "epsilon_end": 0.001, "epsilon_decay": 0.9999},
+}
+
+
+def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Config:
+    """Configuration from the table, overridden by the flags given.
+
+    Raises:
+        UsageError: if the preset does not cover the environment, or flags contradict each other.
+    """
+    values = {**_BY_ENV.get(env, {}), **_BY_ALGO.get(algo, {})}
+    if preset == "paper":
+        if env not in _PAPER_BY_ENV:
+            raise UsageError(f"--preset: expected default for --env {env} (paper covers {', '.join(_PAPER_BY_ENV)})")
+        values = {**values, **_PAPER, **_PAPER_BY_ENV[env]}
+    config = Config(algo=algo, env=env, preset=preset, **{**values, **overrides})
+    _check(config, overrides)
+    return config
+
+
+def _check(config: Config, overrides: dict[str, Any]) -> None:
+    if config.protocol == "online" and config.num_envs != 1:
+        raise UsageError(f"--num-envs: expected 1 with --preset paper (tasks take turns), got {config.num_envs}")
+    if "lrq_convention" in overrides and not (config.algo == "lrq" and config.protocol == "online"):
+        raise UsageError("--lrq-convention: expected only with --algo lrq --preset paper")
+    if config.eval_every > config.episodes:
+        raise UsageError(f"--eval-every: expected at most --episodes {config.episodes}, got {config.eval_every}")
+    if config.algo == "tabular":
+        unused = {"rank", "optimizer", "update", "normalised", "init_scale", "task_weights", "state_modes"}
+        for name in unused & set(overrides):
+            raise UsageError(f"--{name.replace('_', '-')}: expected only with a low-rank algo, got --algo tabular")
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The configuration as JSON types."""
+    return {**dataclasses.asdict(config), "task_weights": list(config.task_weights)}
+
+
+def from_json(values: dict[str, Any]) -> Config:
+    """The configuration of a config.json; entries that are not hyper-parameters are ignored."""
+    names = {field.name for field in dataclasses.fields(Config)}
+    known = {name: value for name, value in values.items() if name in names}
+    return Config(**{**known, "task_weights": tuple(known.get("task_weights", ()))})

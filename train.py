@@ -1,0 +1,9 @@
+"""Train a learner on a family of tasks: `python train.py --algo stlrq`; see `--help`."""
+
+import sys
+
+import envs
+from torchq.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(envs))
