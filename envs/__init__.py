@@ -1,5 +1,8 @@
 """Batched multi-task environments in torch; importing this package registers them with Gymnasium."""
 
+from collections.abc import Callable
+from typing import Any
+
 from envs.base import select_tasks, stack_tasks
 from envs.gridworld import Gridworld, GridworldTask
 from envs.gymnasium import register
@@ -7,7 +10,7 @@ from envs.optimal import optimal_returns
 from envs.pendulum import Pendulum, PendulumTask
 from envs.wireless import Wireless, WirelessTask
 
-FAMILIES = {env.name: env for env in (Pendulum, Wireless, Gridworld)}
+FAMILIES: dict[str, Callable[[], Any]] = {env.name: env for env in (Pendulum, Wireless, Gridworld)}
 
 register()
 

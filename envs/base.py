@@ -54,9 +54,7 @@ def spread(count: int, low: Sequence[float], high: Sequence[float]) -> list[tupl
     for _ in range(64):
         ratio = (1.0 + ratio) ** (1.0 / (dimensions + 1))
     return [
-        tuple(
-            low[d] + (high[d] - low[d]) * ((0.5 + (i + 1) * ratio ** -(d + 1)) % 1.0) for d in range(dimensions)
-        )
+        tuple(low[d] + (high[d] - low[d]) * ((0.5 + (i + 1) * ratio ** -(d + 1)) % 1.0) for d in range(dimensions))
         for i in range(count)
     ]
 

@@ -32,10 +32,10 @@ def optimal_returns(env: Any, tasks: list[Any], device: torch.device | str = "cp
     """
     if isinstance(env, Gridworld):
         return _gridworld(env, tasks)
-    solve = {Pendulum: _pendulum, Wireless: _wireless}.get(type(env))
-    if solve is None:
+    if not isinstance(env, (Pendulum, Wireless)):
         raise TypeError(f"env: no dynamic program for {type(env).__name__}")
-    return [solve(env, base.stack_tasks([task], device=device, dtype=torch.float64)) for task in tasks]
+    stacked = [base.stack_tasks([task], device=device, dtype=torch.float64) for task in tasks]
+    return [_pendulum(env, task) if isinstance(env, Pendulum) else _wireless(env, task) for task in stacked]
 
 
 def _interpolation(x: Tensor, low: float, high: float, size: int) -> tuple[Tensor, Tensor]:
@@ -50,9 +50,7 @@ def _corners(
 ) -> list[tuple[Tensor, Tensor]]:
     """Flat index and weight of the four grid points around each position in the plane."""
     (i, u), (j, v) = first, second
-    return [
-        ((i + a) * num_second + (j + b), (u if a else 1 - u) * (v if b else 1 - v)) for a in (0, 1) for b in (0, 1)
-    ]
+    return [((i + a) * num_second + (j + b), (u if a else 1 - u) * (v if b else 1 - v)) for a in (0, 1) for b in (0, 1)]
 
 
 def _interpolate(values: Tensor, corners: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -57,6 +57,7 @@ class Wireless:
 
     ## Observation
     (g, o, q, b): channel gain g = |h|² ≥ 0, occupancy o ∈ {0, 1}, queue q in [0, 10], battery b in [0, 10].
+    The bound of g, 50 snr, is passed with probability e⁻⁵⁰.
 
     ## Action
     Discrete: `num_actions` powers equally spaced in [0, 2]; a power above the battery is cut to it.
@@ -96,7 +97,7 @@ class Wireless:
     grid_high = (20.0, 1.0, 10.0, 10.0)
     grid_sizes = (20, 2, 10, 10)
     observation_low = (0.0, 0.0, 0.0, 0.0)
-    observation_high = (math.inf, 1.0, 10.0, 10.0)
+    observation_high = (250.0, 1.0, 10.0, 10.0)
 
     @staticmethod
     def sample_tasks(num_tasks: int | None = None) -> list[WirelessTask]:

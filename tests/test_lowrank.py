@@ -43,9 +43,7 @@ def oracle_indices(learner, index, action, position, task):
 def test_chain_of_online_updates_equals_oracle(sharing, state_sizes, action_sizes, generator):
     """One update to 1e-12, 400 chained ones to 1e-9: tasks in turn, except lrq whose tasks run side by side."""
     sweeps = 4 if sharing == "lrq" else 1
-    learner, state = make(
-        sharing, state_sizes, action_sizes, update_order="block", loss_scale=2.0, num_sweeps=sweeps
-    )
+    learner, state = make(sharing, state_sizes, action_sizes, update_order="block", loss_scale=2.0, num_sweeps=sweeps)
     tasks = learner.num_tasks if sharing == "lrq" else 1
     chains = {}
     for seed in range(2):
@@ -57,13 +55,16 @@ def test_chain_of_online_updates_equals_oracle(sharing, state_sizes, action_size
         number = None if sharing == "lrq" else count // 7 % learner.num_tasks
         transition = random_transition(learner, generator, tasks)
         state, _ = learner.update(
-            state, transition, torch.tensor(0.01, dtype=torch.float64), None if number is None else torch.tensor([number])
+            state,
+            transition,
+            torch.tensor(0.01, dtype=torch.float64),
+            None if number is None else torch.tensor([number]),
         )
         for (seed, task), (factors, optimizer) in chains.items():
             where = (seed, task, 0)
             name = task if number is None else number
-            indices = oracle_indices(learner, transition.index, transition.action, where, name)
-            following = oracle_indices(learner, transition.next_index, None, where, name)
+            indices = oracle_indices(learner, transition.state_index, transition.action, where, name)
+            following = oracle_indices(learner, transition.next_state_index, None, where, name)
             for _ in range(sweeps):
                 reward = transition.reward[where].item()
                 block_update(factors, optimizer, indices, following, reward, GAMMA, action_sizes)
@@ -89,8 +90,8 @@ def test_batched_update_equals_sum_over_its_transitions(sharing, envs, generator
         for (seed, first), (factors, optimizer, group) in chains.items():
             batch = [
                 (
-                    oracle_indices(learner, transition.index, transition.action, (seed, task, env), task),
-                    oracle_indices(learner, transition.next_index, None, (seed, task, env), task),
+                    oracle_indices(learner, transition.state_index, transition.action, (seed, task, env), task),
+                    oracle_indices(learner, transition.next_state_index, None, (seed, task, env), task),
                     transition.reward[seed, task, env].item(),
                     task,
                 )

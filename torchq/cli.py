@@ -93,7 +93,7 @@ _FLAGS: list[tuple[str, click.ParamType, str]] = [
     ("episodes", COUNT, "Episodes per task and environment."),
     ("rank", COUNT, "Rank K of the Q-tensor."),
     ("learning-rate", POSITIVE, "Step size η at the start, per update."),
-    ("learning-rate-half-life", POSITIVE, "Samples per task after which η has halved (harmonic decay); unset: constant."),
+    ("learning-rate-half-life", POSITIVE, "Samples per task until η has halved (harmonic decay); unset: constant."),
     ("gamma", SHARE, "Discount γ per step."),
     ("epsilon-start", SHARE, "Exploration rate ε at the start."),
     ("epsilon-end", SHARE, "Floor of ε."),
@@ -113,7 +113,7 @@ _FLAGS: list[tuple[str, click.ParamType, str]] = [
 ]  # fmt: skip
 
 
-def _options(families: Sequence[str]) -> list[click.Option]:
+def _options(families: Sequence[str]) -> list[click.Parameter]:
     """All options; those in the table of presets have no default of their own."""
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
     options = [
@@ -170,8 +170,8 @@ def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
         if not (folder / CONFIG).exists():
             content = {**to_json(config), "versions": versions(), "git_commit": git_commit()}
             write_atomically(folder / CONFIG, json.dumps(content, indent=2).encode())
-        click.echo(f"{config.algo} on {config.env}, {config.num_seeds} seeds, {len(session.task_list)} tasks, "
-                   f"{config.num_envs} environments each; {config.device}, engine {config.engine} -> {folder}")  # fmt: skip
+        size = f"{config.num_seeds} seeds, {len(session.task_list)} tasks, {config.num_envs} environments each"
+        click.echo(f"{config.algo} on {config.env}: {size}; {config.device}, engine {config.engine} -> {folder}")
         if config.algo == "lrq" and config.protocol == "online":
             click.echo(f"LR-Q convention: {config.lrq_convention}")
         summary = train(session, library, folder, resume=resume, progress=progress)
@@ -209,10 +209,7 @@ def _resumed(out: Path | None, given: dict[str, Any]) -> tuple[Config, Path]:
         if any(out.iterdir()):
             raise UsageError(f"--resume: {out} holds no run (no {CONFIG})")
         return _new(out, given)
-    try:
-        config = from_json(json.loads((out / CONFIG).read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"--resume: {out / CONFIG} is corrupted ({error}); start a new run") from error
+    config = read_config(out)
     for name, value in given.items():
         stored = getattr(config, name)
         if value != stored and value != "auto":
@@ -221,16 +218,34 @@ def _resumed(out: Path | None, given: dict[str, Any]) -> tuple[Config, Path]:
     return config, out
 
 
-def _on_this_machine(config: Config, library: EnvironmentLibrary) -> Config:
-    """The configuration with device and engine chosen.
+def read_config(folder: Path) -> Config:
+    """Configuration of the run in a folder.
+
+    Raises:
+        UsageError: if its config.json cannot be read.
+    """
+    path = folder / CONFIG
+    try:
+        return from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path} is corrupted or of another version ({error}); start a new run") from error
+
+
+def device_name(device: str) -> str:
+    """The device that "auto" stands for.
 
     Raises:
         UsageError: if a GPU is asked for and there is none.
     """
     available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
+    if device == "cuda" and not available:
         raise UsageError("--device: expected a machine with a CUDA GPU for cuda, found none; use cpu or auto")
-    device = ("cuda" if available else "cpu") if config.device == "auto" else config.device
+    return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def _on_this_machine(config: Config, library: EnvironmentLibrary) -> Config:
+    """The configuration with device and engine chosen."""
+    device = device_name(config.device)
     turns = (config.num_tasks or 4) if config.protocol == "online" else 1
     num_steps = config.episodes * library.FAMILIES[config.env]().episode_length * turns
     chosen = engine.choose(config.engine, torch.device(device), num_steps)
@@ -247,5 +262,3 @@ def _table(summary: dict[str, Any]) -> str:
     shown = lines if len(lines) <= 17 else [*lines[:17], f"… and {len(lines) - 17} more in summary.json"]
     rate = f"{summary['transitions_per_s']:,.0f} transitions/s, {summary['wall_time_s']:.0f} s"
     return "\n".join([*shown, rate])
-
-

@@ -39,7 +39,7 @@ def exponential_decay(
 
 
 def harmonic_decay(count: Float[Tensor, "*batch"], start: float, half_life: float) -> Float[Tensor, "*batch"]:
-    """start / (1 + n/h): half at n = h, and slowly enough for its sum to diverge (Robbins and Monro 1951).
+    """Start / (1 + n/h): half at n = h, and slowly enough for its sum to diverge (Robbins and Monro 1951).
 
     Args:
         count: n ≥ 0, samples so far.

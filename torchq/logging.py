@@ -92,8 +92,8 @@ def read_metrics(folder: Path) -> Metrics:
     complete = len(table) // per_evaluation
     if not complete:
         raise ValueError(f"{path} holds no complete evaluation")
-    table = table[: complete * per_evaluation].reshape(complete, len(seeds), len(tasks), 5)
-    return Metrics(table[:, 0, 0, 0].astype(int), table[:, 0, 0, 1].astype(int), table[..., 4])
+    curves = table[: complete * per_evaluation].reshape(complete, len(seeds), len(tasks), 5)
+    return Metrics(curves[:, 0, 0, 0].astype(int), curves[:, 0, 0, 1].astype(int), curves[..., 4])
 
 
 class TensorBoard:

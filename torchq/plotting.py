@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from torchq.logging import Metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_PANELS = 16
 
@@ -65,7 +68,7 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[
     plt.close(figure)
 
 
-def _draw(axis, curve: Curve, returns: np.ndarray) -> None:  # noqa: ANN001
+def _draw(axis: Axes, curve: Curve, returns: np.ndarray) -> None:
     window = max(1, len(returns) // 40)
     smooth = np.lib.stride_tricks.sliding_window_view(returns, window, axis=0).mean(-1)
     samples = curve.metrics.samples[window - 1 :]

@@ -61,11 +61,15 @@ class Config:
 
 
 _BY_ENV: dict[str, dict[str, Any]] = {
-    "pendulum": {"gamma": 0.99, "rank": 30, "episodes": 500, "eval_every": 5},
-    "wireless": {
-        "gamma": 0.9, "rank": 50, "episodes": 125, "epsilon_end": 0.001, "epsilon_decay": 0.9996,
+    "pendulum": {
+        "gamma": 0.99, "rank": 30, "episodes": 500, "learning_rate": 0.03, "learning_rate_half_life": 100_000.0,
+        "epsilon_end": 0.1, "epsilon_decay": 0.9999, "eval_every": 5,
     },
-    "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3},
+    "wireless": {
+        "gamma": 0.9, "rank": 50, "episodes": 125, "learning_rate": 0.04, "learning_rate_half_life": 30_000.0,
+        "epsilon_end": 0.001, "epsilon_decay": 0.9997,
+    },
+    "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3, "eval_episodes": 8},
 }  # fmt: skip
 
 _BY_ALGO: dict[str, dict[str, Any]] = {
@@ -77,6 +81,7 @@ _PAPER: dict[str, Any] = {
     "num_seeds": 20,
     "num_envs": 1,
     "learning_rate": 0.01,
+    "learning_rate_half_life": None,
     "update": "block",
     "loss_scale": 2.0,
     "eval_every": 1,
@@ -95,12 +100,12 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
     Raises:
         UsageError: if the preset does not cover the environment, or flags contradict each other.
     """
-    values = {**_BY_ENV.get(env, {}), **_BY_ALGO.get(algo, {})}
+    values = _BY_ENV.get(env, {})
     if preset == "paper":
         if env not in _PAPER_BY_ENV:
             raise UsageError(f"--preset: expected default for --env {env} (paper covers {', '.join(_PAPER_BY_ENV)})")
         values = {**values, **_PAPER, **_PAPER_BY_ENV[env]}
-    config = Config(algo=algo, env=env, preset=preset, **{**values, **overrides})
+    config = Config(algo=algo, env=env, preset=preset, **{**values, **_BY_ALGO.get(algo, {}), **overrides})
     _check(config, overrides)
     return config
 

@@ -210,7 +210,8 @@ def _read_statistics(
     Raises:
         DivergedError: naming the first task and seed with a value that is not finite, rewards before errors.
     """
-    sums = {name: total.double().cpu().numpy() for name, total in zip(Statistics._fields, state.statistics, strict=True)}
+    totals = zip(Statistics._fields, state.statistics, strict=True)
+    sums = {name: total.double().cpu().numpy() for name, total in totals}
     greedy = np.array(returns)
     suspects = (("reward", sums["reward"]), ("TD error", sums["squared_error"]), ("greedy return", greedy))
     for name, values in suspects:

@@ -10,7 +10,7 @@ from torch import Tensor
 class Transition(NamedTuple):
     """One step of a batch of environments, shapes (seeds, tasks, envs), on the grid of the learner."""
 
-    index: tuple[Tensor, ...]
+    state_index: tuple[Tensor, ...]
     """Row of each state mode before the step."""
     action: Tensor
     """Number of the action taken; several action modes are flattened, the last one fastest."""
@@ -18,5 +18,5 @@ class Transition(NamedTuple):
     """r, in units of the environment's reward."""
     discount: Tensor
     """γ, or 0 where the step terminated (a truncated one keeps γ)."""
-    next_index: tuple[Tensor, ...]
+    next_state_index: tuple[Tensor, ...]
     """Row of each state mode after the step, before any reset."""

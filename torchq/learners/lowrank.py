@@ -24,7 +24,7 @@ class LowRankState(NamedTuple):
 
     factors: tuple[Tensor, ...]
     moments: tuple[Moments, ...]
-    count: Tensor
+    num_updates: Tensor
     """Optimiser steps that each factor has taken; int64 of shape ()."""
 
 
@@ -113,7 +113,7 @@ class LowRankQ:
         blocks = [(mode,) for mode in modes] if self.update_order == "block" else [modes]
         first_error = None
         for _ in range(self.num_sweeps):
-            state = state._replace(count=state.count + 1)
+            state = state._replace(num_updates=state.num_updates + 1)
             for block in blocks:
                 state, error = self._descend(state, transition, learning_rate, task, block)
                 first_error = error if first_error is None else first_error
@@ -127,7 +127,7 @@ class LowRankQ:
             factors[0] = factors[0][:, :, task : task + 1]
         elif self.groups > 1:
             factors = [factor[:, task : task + 1] for factor in factors]
-        return LowRankState(tuple(factors), (), state.count)
+        return LowRankState(tuple(factors), (), state.num_updates)
 
     def join(self, snapshots: list[LowRankState]) -> LowRankState:
         """A state whose action values of task m are those of snapshots[m]: each task has a group of its own."""
@@ -135,7 +135,7 @@ class LowRankQ:
         factors = [torch.cat(column, dim=1) for column in columns]
         if self.has_task_mode:
             factors[0] = torch.cat(columns[0], dim=2)
-        return LowRankState(tuple(factors), (), snapshots[-1].count)
+        return LowRankState(tuple(factors), (), snapshots[-1].num_updates)
 
     def _descend(
         self,
@@ -146,9 +146,9 @@ class LowRankQ:
         modes: tuple[int, ...],
     ) -> tuple[LowRankState, Tensor]:
         """One optimiser step on some of the factors, all with the same error."""
-        indices = (*transition.index, *self._action_indices(transition.action))
+        indices = (*transition.state_index, *self._action_indices(transition.action))
         rows = self._rows(state.factors, indices, task)
-        next_values = self._action_values(state.factors, transition.next_index, task)
+        next_values = self._action_values(state.factors, transition.next_state_index, task)
         error = td.td_error(cp.entry(rows), transition.reward, transition.discount, next_values)
         direction = td.normalised_semi_gradient if self.normalised else td.semi_gradient
         weighted = self._weigh(error, task)
@@ -156,8 +156,10 @@ class LowRankQ:
         factors, moments = list(state.factors), list(state.moments)
         for mode in modes:
             gradient = self._accumulate(direction(weighted, cp.cofactor(rows, mode)), indices, task, mode)
-            factors[mode], moments[mode] = step(factors[mode], gradient, moments[mode], state.count, learning_rate)
-        return LowRankState(tuple(factors), tuple(moments), state.count), error
+            factors[mode], moments[mode] = step(
+                factors[mode], gradient, moments[mode], state.num_updates, learning_rate
+            )
+        return LowRankState(tuple(factors), tuple(moments), state.num_updates), error
 
     def _action_values(self, factors: tuple[Tensor, ...], index: tuple[Tensor, ...], task: Tensor | None) -> Tensor:
         first_action = len(factors) - len(self.action_sizes)

@@ -18,7 +18,7 @@ class TabularState(NamedTuple):
 
     table: Tensor
     """Q, shaped (seeds, tasks, states · actions), actions fastest."""
-    count: Tensor
+    num_updates: Tensor
     """Updates so far; int64 of shape ()."""
 
 
@@ -59,19 +59,19 @@ class TabularQ:
         self, state: TabularState, transition: Transition, learning_rate: Tensor, task: Tensor | None = None
     ) -> tuple[TabularState, Tensor]:
         """State after one batch of transitions, and δ before it."""
-        cells = self._row(transition.index) * self.num_actions + transition.action
-        next_values = self.action_values(state, transition.next_index)
+        cells = self._row(transition.state_index) * self.num_actions + transition.action
+        next_values = self.action_values(state, transition.next_state_index)
         error = td.td_error(state.table.gather(-1, cells), transition.reward, transition.discount, next_values)
         table = state.table.scatter_add(-1, cells, learning_rate * error)
-        return TabularState(table, state.count + 1), error
+        return TabularState(table, state.num_updates + 1), error
 
     def snapshot(self, state: TabularState, task: int) -> TabularState:
         """The table of one task."""
-        return TabularState(state.table[:, task : task + 1], state.count)
+        return TabularState(state.table[:, task : task + 1], state.num_updates)
 
     def join(self, snapshots: list[TabularState]) -> TabularState:
         """A state whose table of task m is that of snapshots[m]."""
-        return TabularState(torch.cat([snapshot.table for snapshot in snapshots], dim=1), snapshots[-1].count)
+        return TabularState(torch.cat([snapshot.table for snapshot in snapshots], dim=1), snapshots[-1].num_updates)
 
     def _row(self, index: tuple[Tensor, ...]) -> Tensor:
         row = torch.zeros_like(index[0])

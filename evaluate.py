@@ -1,0 +1,9 @@
+"""Compare run folders: `python evaluate.py runs/A runs/B`; see `--help`."""
+
+import sys
+
+import envs
+from torchq.report import main
+
+if __name__ == "__main__":
+    sys.exit(main(envs))

@@ -1,0 +1,121 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorly
+import torch
+from oracles import action_values
+from tensorly.decomposition import parafac
+
+from torchq import QTensor
+
+SHAPES = [((6,), (3,), ()), ((6,), (3,), (2,)), ((4, 5), (3,), (2,)), ((2, 3, 2), (2, 3), (2, 2))]
+
+
+def indices(sizes, generator, batch=7):
+    return tuple(torch.randint(size, (batch,), generator=generator) for size in sizes)
+
+
+@pytest.mark.parametrize(("states", "actions", "tasks"), SHAPES)
+def test_entries_values_and_greedy_actions_agree_with_the_dense_tensor(states, actions, tasks, generator):
+    q = QTensor(states, actions, tasks, rank=3, generator=generator, dtype=torch.float64)
+    state, action, task = (indices(sizes, generator) for sizes in (states, actions, tasks))
+    dense = q.dense()
+    assert dense.shape == (*states, *actions, *tasks)
+    torch.testing.assert_close(q(state, action, task), dense[(*state, *action, *task)])
+    ordered = dense.movedim(tuple(range(len(states), len(states) + len(actions))), tuple(range(-len(actions), 0)))
+    expected = ordered[(*state, *task)].flatten(-len(actions) if actions else -1)
+    torch.testing.assert_close(q.action_values(state, task), expected)
+    greedy = q.greedy_action(state, task)
+    best = torch.unravel_index(expected.argmax(-1), actions)
+    for ours, theirs in zip((greedy,) if len(actions) == 1 else greedy, best, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_action_values_equal_the_oracle(generator):
+    q = QTensor((4, 5), (2, 3), (), rank=3, generator=generator, dtype=torch.float64)
+    factors = [factor.detach().numpy() for factor in q.factors]
+    for i, j in itertools.product(range(4), range(5)):
+        values = q.action_values((torch.tensor(i), torch.tensor(j)))
+        np.testing.assert_allclose(values.detach(), action_values(factors, (i, j), (2, 3)), atol=1e-13)
+
+
+def test_tensorly_works_on_it_and_gives_it_back(generator):
+    tensorly.set_backend("pytorch")
+    q = QTensor((4, 5), 3, 6, rank=2, generator=generator, dtype=torch.float64)
+    cp_tensor = q.to_cp()
+    torch.testing.assert_close(tensorly.cp_to_tensor(cp_tensor), q.dense().detach())
+    torch.testing.assert_close(tensorly.cp_norm(cp_tensor), q.norm().detach())
+    back = QTensor.from_cp(cp_tensor, num_state_modes=2)
+    torch.testing.assert_close(back.dense(), q.dense())
+    fitted = parafac(q.dense().detach(), rank=2, n_iter_max=500, tol=1e-12, random_state=0, init="svd")
+    again = QTensor.from_cp(fitted, num_state_modes=2)
+    assert (again.state_sizes, again.action_sizes, again.task_sizes, again.rank) == ((4, 5), (3,), (6,), 2)
+    assert (again.dense() - q.dense()).norm() / q.norm() < 1e-4
+
+
+def test_any_optimiser_trains_it_in_a_plain_loop(generator):
+    target = QTensor((5, 4), 3, 2, rank=2, generator=generator).dense().detach()
+    q = QTensor((5, 4), 3, 2, rank=4, generator=generator)
+    optimizer = torch.optim.Adam(q.parameters(), lr=0.05)
+    where = tuple(torch.cartesian_prod(*(torch.arange(size) for size in target.shape)).unbind(-1))
+    for _ in range(400):
+        loss = (q(where[:2], where[2], where[3]) - target[where]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 1e-3 * target.square().mean()
+
+
+def test_gradients_of_entries_pass_gradcheck(generator):
+    q = QTensor((3, 2), 2, 2, rank=2, generator=generator, dtype=torch.float64)
+    state, action, task = indices((3, 2), generator), indices((2,), generator)[0], indices((2,), generator)[0]
+
+    def entries(*factors):
+        return torch.func.functional_call(q, {f"factors.{i}": f for i, f in enumerate(factors)}, (state, action, task))
+
+    assert torch.autograd.gradcheck(entries, tuple(factor.detach().requires_grad_() for factor in q.factors))
+
+
+def test_moves_and_saves_like_any_module(generator):
+    q = QTensor((3, 2), 2, 4, rank=2, generator=generator)
+    twin = QTensor((3, 2), 2, 4, rank=2)
+    twin.load_state_dict(q.state_dict())
+    assert torch.equal(twin.dense(), q.dense())
+    assert q.to(torch.float64).dense().dtype == torch.float64
+    assert q.to("meta").dense().device.type == "meta"
+
+
+def test_entries_start_at_unit_scale(generator):
+    for rank in (1, 30):
+        q = QTensor((20, 20), 10, 8, rank=rank, generator=generator)
+        assert 0.2 < q.dense().std() < 5
+
+
+def test_rebalancing_in_place_keeps_the_tensor(generator):
+    q = QTensor(5, 3, 2, rank=2, generator=generator, dtype=torch.float64)
+    before = q.dense().detach()
+    with torch.no_grad():
+        q.factors[0].mul_(1e4)
+    torch.testing.assert_close(q.rebalance_().dense().detach(), 1e4 * before)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: QTensor(5, 3, rank=0), "rank: expected at least 1, got 0"),
+        (lambda: QTensor((5, 0), 3, rank=1), r"state_sizes: expected 1 or more sizes of at least 1, got \(5, 0\)"),
+        (lambda: QTensor(5, (), rank=1), r"action_sizes: expected 1 or more sizes of at least 1, got \(\)"),
+        (
+            lambda: QTensor(5, 3, 2, rank=1)(torch.zeros(1, dtype=int), torch.zeros(1, dtype=int)),
+            "task: expected 1 index tensors, one per mode, got 0",
+        ),
+        (
+            lambda: QTensor.from_cp(QTensor(5, 3, rank=1).to_cp(), num_state_modes=3),
+            r"expected at least 4 modes \(states, actions, tasks\), got 2",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,150 @@
+"""The command line of evaluate.py: a table and a picture from run folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import torch
+
+from torchq import checkpoint
+from torchq.cli import CONFIG, COUNT, Name, device_name, read_config, run_command
+from torchq.errors import CheckpointError, UsageError
+from torchq.logging import METRICS, Metrics, read_metrics
+from torchq.plotting import Curve, plot_learning_curves
+from torchq.presets import Config
+from torchq.training import EnvironmentLibrary, prepare
+
+
+class Run(NamedTuple):
+    """What a run folder holds."""
+
+    folder: Path
+    config: Config
+    metrics: Metrics
+    summary: dict[str, Any] | None
+    """None while the run is unfinished."""
+
+    @property
+    def optimal(self) -> list[float] | None:
+        """Optimal return of each task, if the run computed it."""
+        return self.summary["optimal_return"] if self.summary else None
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        UsageError: if it is none, or holds no evaluation yet.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"RUN: expected a run folder, but {folder} does not exist")
+    if not (folder / CONFIG).exists() or not (folder / METRICS).exists():
+        raise UsageError(f"RUN: expected a run folder, but {folder} has no {CONFIG} and {METRICS}")
+    try:
+        summary_file = folder / "summary.json"
+        summary = json.loads(summary_file.read_bytes()) if summary_file.exists() else None
+        return Run(folder, read_config(folder), read_metrics(folder), summary)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"RUN: {folder} cannot be read ({error})") from error
+
+
+@torch.no_grad()
+def play(run: Run, library: EnvironmentLibrary, episodes: int, device: str) -> np.ndarray:
+    """Greedy return of the run's checkpoint over fresh test episodes, (seeds, tasks)."""
+    config = dataclasses.replace(run.config, device=device_name(device), engine="eager", eval_episodes=episodes)
+    session = prepare(config, library)
+    loaded = checkpoint.load_checkpoint(run.folder / "checkpoint", run.config.algo)
+    if loaded is None:
+        raise CheckpointError(f"--episodes: {run.folder} holds no checkpoint to test yet")
+    state = checkpoint.unflatten(session.initial_state, loaded[0])
+    return session.evaluate(state.learner, run.config.episodes + 1).cpu().numpy()
+
+
+def describe(run: Run, final: np.ndarray) -> dict[str, Any]:
+    """Numbers of one run, as `--json` prints them; `final` is (seeds, tasks)."""
+    low, median, high = np.percentile(final, [25, 50, 75], axis=0)
+    gap = (median - np.array(run.optimal)).tolist() if run.optimal else None
+    return {
+        "run": str(run.folder),
+        "algo": run.config.algo,
+        "env": run.config.env,
+        "preset": run.config.preset,
+        "finished": run.summary is not None,
+        "num_seeds": run.config.num_seeds,
+        "samples_per_task": int(run.metrics.samples[-1]),
+        "final_return": {"median": median.tolist(), "q25": low.tolist(), "q75": high.tolist()},
+        "optimal_return": run.optimal,
+        "gap": gap,
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of `describe` as text: per run and task the median [quartiles], optimum and gap."""
+    width = max(len(row["run"]) for row in rows)
+    lines = [f"{'run':<{width}}  task     median  [     q25,      q75]    optimum        gap"]
+    for row in rows:
+        final = row["final_return"]
+        for task, (median, low, high) in enumerate(zip(final["median"], final["q25"], final["q75"], strict=True)):
+            known = row["optimal_return"] is not None
+            best = f"{row['optimal_return'][task]:9.1f}  {row['gap'][task]:9.1f}" if known else "        -          -"
+            unfinished = "" if row["finished"] else f"  (unfinished: {row['samples_per_task']} samples)"
+            lines.append(
+                f"{row['run']:<{width}}  {task:4d}  {median:9.1f}  [{low:8.1f}, {high:8.1f}]  {best}{unfinished}"
+            )
+    return "\n".join(lines)
+
+
+def pictures(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """One picture for each family and number of tasks among the runs; returns their paths."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(f"{run.config.env}-{run.metrics.returns.shape[2]}-tasks", []).append(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, group in groups.items():
+        path = folder / ("learning_curves.png" if len(groups) == 1 else f"learning_curves-{name}.png")
+        optimal = next((run.optimal for run in group if run.optimal), None)
+        labels = [run.folder.name for run in group]
+        unique = len(set(labels)) == len(labels)
+        curves = [Curve(run.folder.name if unique else str(run.folder), run.metrics) for run in group]
+        plot_learning_curves(curves, path, optimal, group[0].config.env)
+        paths.append(path)
+    return paths
+
+
+def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
+    """Command line of evaluate.py; returns the exit code."""
+
+    def callback(runs: tuple[Path, ...], episodes: int | None, device: str, out: Path, as_json: bool) -> None:
+        found = [read_run(folder) for folder in runs]
+        rows = [
+            describe(run, run.metrics.final_return() if episodes is None else play(run, library, episodes, device))
+            for run in found
+        ]
+        paths = pictures(found, out)
+        if as_json:
+            click.echo(json.dumps({"runs": rows, "pictures": [str(path) for path in paths]}, indent=2))
+        else:
+            click.echo(table(rows))
+            click.echo(f"learning curves: {', '.join(map(str, paths))}")
+
+    params = [
+        click.Argument(["runs"], nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN..."),
+        click.Option(["--episodes"], type=COUNT,
+                     help="Play N new greedy episodes from the checkpoint of each run.  "
+                          "[default: the mean of the last 10 evaluations]"),
+        click.Option(["--device"], type=Name(("auto", "cpu", "cuda")), default="auto", show_default=True,
+                     help="Where to play them."),
+        click.Option(["--out"], type=click.Path(path_type=Path, file_okay=False), default="report", show_default=True,
+                     help="Folder of the picture."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
+    ]  # fmt: skip
+    help_text = "Compare runs: per task the final return, its quartiles, the optimum and the gap; and a picture."
+    command = click.Command("evaluate.py", params=params, callback=callback, help=help_text)
+    return run_command(command, argv)
