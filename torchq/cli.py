@@ -194,9 +194,14 @@ def _new(out: Path | None, given: dict[str, Any]) -> tuple[Config, Path]:
         raise UsageError(f"--out: expected a folder, got the file {out}")
     if (out / CONFIG).exists():
         raise UsageError(f"--out: {out} already holds a run; continue it with --resume, or name another folder")
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and _occupied(out):
         raise UsageError(f"--out: expected a new or empty folder, but {out} holds other files; name another folder")
     return config, out
+
+
+def _occupied(folder: Path) -> bool:
+    """Whether a folder holds anything but what a killed start may leave."""
+    return any(path.suffix != ".tmp" for path in folder.iterdir())
 
 
 def _resumed(out: Path | None, given: dict[str, Any]) -> tuple[Config, Path]:
@@ -206,7 +211,7 @@ def _resumed(out: Path | None, given: dict[str, Any]) -> tuple[Config, Path]:
     if not out.is_dir():
         raise UsageError(f"--resume: expected the folder of a run, but {out} does not exist")
     if not (out / CONFIG).exists():
-        if any(out.iterdir()):
+        if _occupied(out):
             raise UsageError(f"--resume: {out} holds no run (no {CONFIG})")
         return _new(out, given)
     config = read_config(out)

@@ -101,13 +101,13 @@ class TensorBoard:
 
     Args:
         folder: the run's folder.
-        first_step: samples from which on older events are dropped, when a run is resumed.
+        resumed_from: samples from which on older events are dropped; None for a new run.
     """
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path, resumed_from: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
+        self._writer = SummaryWriter(str(folder), purge_step=resumed_from)
 
     def log(self, values: dict[str, float], samples: int) -> None:
         """Scalars by tag."""

@@ -158,7 +158,7 @@ def train(
     seeds, num_tasks = problem.seeds.tolist(), len(session.task_list)
     samples_per_episode = problem.env.episode_length * config.num_envs
     metrics = MetricsFile(folder, metrics_size)
-    board = TensorBoard(folder, episode * samples_per_episode)
+    board = TensorBoard(folder, episode * samples_per_episode if resume else None)
     bar = tqdm(total=config.episodes, initial=episode, unit="ep", disable=None if progress is None else not progress)
     started = saved = read = time.monotonic()
     read_episode, finite = episode, True

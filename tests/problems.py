@@ -1,0 +1,73 @@
+"""Small problems for the tests, and ways to run the programs."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import torch
+
+import envs
+from torchq.cli import main
+from torchq.presets import resolve
+from torchq.training import prepare
+
+ROOT = Path(__file__).parent.parent
+
+START = """
+import sys, torch
+torch.set_num_threads(1)
+import torchq.training
+torchq.training.CHECKPOINT_SECONDS = 0.0
+import envs
+from torchq.cli import main
+sys.exit(main(envs))
+"""
+
+
+def library(**constants):
+    """The environments with other constants, such as shorter episodes."""
+    families = {name: functools.partial(family, **constants) for name, family in envs.FAMILIES.items()}
+    names = ("stack_tasks", "select_tasks", "optimal_returns")
+    return types.SimpleNamespace(FAMILIES=families, **{name: getattr(envs, name) for name in names})
+
+
+def session(algo="stlrq", env="gridworld", preset="default", library=envs, **overrides):
+    config = resolve(algo, env, preset, {"device": "cpu", "engine": "eager", "optimal": False, **overrides})
+    return prepare(config, library)
+
+
+def command_line(*arguments, library=envs, entry=main):
+    """Exit code, standard output and standard error of a command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = entry(library, [str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+def start_process(*arguments):
+    """A real training process that checkpoints after every round."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", START, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def outcome(folder):
+    """What two equal runs must share byte for byte: metrics.csv, the tensors, and the counters but for times."""
+    index = json.loads((folder / "checkpoint" / "checkpoint.json").read_bytes())
+    tensors = (folder / "checkpoint" / index["tensors"]).read_bytes()
+    index.pop("wall_time_s")
+    return (folder / "metrics.csv").read_bytes(), tensors, index
+
+
+def play(session, rounds, state=None, first=0):
+    state = session.initial_state if state is None else state
+    with torch.no_grad():
+        for episode in range(first, first + rounds):
+            state, _ = session.play(state, episode)
+    return state
