@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import json
-import os
 import subprocess
 import sys
 import types
@@ -52,9 +51,8 @@ def command_line(*arguments, library=envs, entry=main):
 
 def start_process(*arguments):
     """A real training process that checkpoints after every round."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", START, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def outcome(folder):

@@ -1,6 +1,7 @@
 import csv
 import json
 import random
+import sys
 import time
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_the_same_command_twice_gives_the_same_bytes(tmp_path, algo, preset):
 def finish(process):
     """Exit code, once the process has ended; its messages are shown if the test fails."""
     out, err = process.communicate(timeout=120)
-    print(out, err)
+    sys.stdout.write(out + err)
     return process.returncode
 
 

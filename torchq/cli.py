@@ -144,6 +144,8 @@ def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
     except click.NoSuchOption as error:
         near = difflib.get_close_matches(error.option_name, [o for p in command.params for o in p.opts], n=1)
         message = f"{error.option_name}: no such flag" + (f"; did you mean {near[0]}?" if near else "; see --help")
+    except click.MissingParameter as error:
+        message = error.format_message()
     except click.BadParameter as error:
         flag = error.param.opts[0] if error.param else "arguments"
         message = f"{flag}: {error.message}"

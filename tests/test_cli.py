@@ -1,0 +1,120 @@
+import json
+
+import pytest
+from problems import command_line
+
+GOOD = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds", 1, "--no-optimal", "--device", "cpu")
+
+CASES = {
+    "no algo": (("--env", "gridworld"), "--algo: expected one of stlrq, lrq, clrq, tabular, got nothing"),
+    "unknown algo": (("--algo", "stlqr"), "--algo: expected one of stlrq, lrq, clrq, tabular, got 'stlqr'; did you mean stlrq?"),
+    "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of pendulum, wireless, gridworld, got 'pendulm'; did you mean pendulum?"),
+    "unknown flag": ((*GOOD, "--epsiodes", 3), "--epsiodes: no such flag; did you mean --episodes?"),
+    "rank": ((*GOOD, "--rank", 0), "--rank: expected an integer of at least 1, got 0"),
+    "seeds": ((*GOOD, "--num-seeds", 0), "--num-seeds: expected an integer of at least 1, got 0"),
+    "not a number": ((*GOOD, "--rank", "many"), "--rank: expected an integer of at least 1, got 'many'"),
+    "nan": ((*GOOD, "--learning-rate", "nan"), "--learning-rate: expected a number of above 0, got nan"),
+    "gamma": ((*GOOD, "--gamma", 1.5), "--gamma: expected a number of at least 0 and at most 1, got 1.5"),
+    "cuda": ((*GOOD, "--device", "cuda"), "--device: expected a machine with a CUDA GPU for cuda, found none; use cpu or auto"),
+    "weights": ((*GOOD, "--task-weights", "1,2"), "--task-weights: expected one weight for each of 4 tasks, got 2"),
+    "weight": ((*GOOD, "--task-weights", "1,2,x,4"), "--task-weights: expected a number of at least 0, got 'x'"),
+    "paper gridworld": ((*GOOD, "--preset", "paper"), "--preset: expected default for --env gridworld (paper covers pendulum, wireless)"),
+    "paper envs": (("--algo", "stlrq", "--preset", "paper", "--num-envs", 2), "--num-envs: expected 1 with --preset paper (tasks take turns), got 2"),
+    "convention": ((*GOOD, "--lrq-convention", "paper"), "--lrq-convention: expected only with --algo lrq --preset paper"),
+    "eval-every": ((*GOOD, "--eval-every", 2), "--eval-every: expected at most --episodes 1, got 2"),
+    "tabular rank": (("--algo", "tabular", "--rank", 3), "--rank: expected only with a low-rank algo, got --algo tabular"),
+    "no value": (("--algo",), "Option '--algo' requires an argument."),
+    "stray word": ((*GOOD, "stray"), "Got unexpected extra argument (stray)"),
+    "resume nowhere": (("--resume",), "--resume: expected --out with the folder of the run to continue"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), CASES.values(), ids=CASES)
+def test_bad_input_gets_one_line_and_leaves_no_run(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command_line(*arguments)
+    assert (code, out, err) == (2, "", f"error: {message}\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def finished(tmp_path):
+    folder = tmp_path / "run"
+    assert command_line(*GOOD, "--out", folder)[0] == 0
+    return folder
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_untouched(finished):
+    before = contents(finished)
+    code, _, err = command_line(*GOOD, "--out", finished)
+    assert code == 2
+    assert err == f"error: --out: {finished} already holds a run; continue it with --resume, or name another folder\n"
+    assert contents(finished) == before
+
+
+def test_a_folder_with_other_files_and_a_file_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("keep")
+    code, _, err = command_line(*GOOD, "--out", tmp_path)
+    assert (code, "holds other files" in err) == (2, True)
+    code, _, err = command_line(*GOOD, "--out", tmp_path / "notes.txt")
+    assert (code, "expected a folder, got the file" in err) == (2, True)
+    assert (tmp_path / "notes.txt").read_text() == "keep"
+
+
+def test_resume_of_a_folder_that_does_not_exist_is_an_error(tmp_path):
+    code, _, err = command_line(*GOOD, "--out", tmp_path / "none", "--resume")
+    assert (code, "does not exist" in err) == (2, True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_resume_takes_the_configuration_of_the_run(finished):
+    assert command_line("--resume", "--out", finished)[0] == 0
+    code, _, err = command_line("--resume", "--out", finished, "--rank", 3)
+    assert code == 2
+    assert err == "error: --rank: expected 10, as in the run to continue, got 3; leave it out\n"
+
+
+def test_resume_of_a_damaged_run_is_named(finished):
+    state = next((finished / "checkpoint").glob("*.safetensors"))
+    state.write_bytes(state.read_bytes()[:-1])
+    code, _, err = command_line("--resume", "--out", finished)
+    assert (code, "truncated or corrupted" in err, err.count("\n")) == (2, True, 1)
+    (finished / "config.json").write_text("{")
+    code, _, err = command_line("--resume", "--out", finished)
+    assert (code, "is corrupted" in err, err.count("\n")) == (2, True, 1)
+
+
+def test_runs_without_out_get_numbered_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert command_line(*GOOD)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["stlrq-gridworld-1", "stlrq-gridworld-2"]
+
+
+def test_flags_override_the_table_and_are_written_down(tmp_path):
+    folder = tmp_path / "run"
+    flags = ("--rank", 3, "--task-weights", "1,1,2,0.5", "--update", "block", "--state-modes", "joint", "--normalised")
+    assert command_line(*GOOD, *flags, "--optimizer", "sgd", "--out", folder)[0] == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["rank"], config["update"], config["state_modes"], config["normalised"]) == (
+        3,
+        "block",
+        "joint",
+        True,
+    )
+    assert config["task_weights"] == [1, 1, 2, 0.5]
+    assert (config["gamma"], config["optimizer"]) == (0.95, "sgd")
+
+
+def test_help_explains_every_field():
+    code, out, _ = command_line("--help")
+    assert code == 0
+    for flag in ("--algo", "--env", "--device", "--preset", "--seed", "--num-seeds", "--num-envs", "--episodes",
+                 "--rank", "--learning-rate", "--eval-every", "--out", "--resume", "--progress", "--dtype",
+                 "--num-tasks", "--eval-episodes", "--state-modes", "--update", "--lrq-convention",
+                 "--task-weights", "--engine"):  # fmt: skip
+        assert flag in out

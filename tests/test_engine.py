@@ -1,0 +1,45 @@
+"""Compiled steps, in a process of their own: the shape checks of the other tests do not compile."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from problems import ROOT
+
+from torchq import engine
+
+PARITY = """
+import sys, torch
+sys.path[:0] = {paths!r}
+torch.set_num_threads(1)
+from problems import library, play, session
+from torchq.checkpoint import flatten
+options = dict(algo={algo!r}, env="wireless", preset={preset!r}, num_seeds=2, rank=5, dtype="float64",
+               library=library(episode_length={length}))
+states = [flatten(play(session(**options, engine=name), 1)) for name in ("eager", "compile")]
+for name, eager in states[0].items():
+    torch.testing.assert_close(states[1][name], eager, rtol=1e-9, atol=1e-9)
+print("equal")
+"""
+
+
+@pytest.mark.parametrize(("algo", "preset", "length"), [("stlrq", "default", 200), ("clrq", "paper", 50)])
+def test_compiled_steps_equal_eager_ones_over_200_steps(algo, preset, length):
+    if not engine.can_compile(torch.device("cpu")):
+        pytest.fail("no C++ compiler: this machine runs the eager engine only")
+    script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], algo=algo, preset=preset, length=length)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "equal\n", done.stderr
+
+
+def test_auto_compiles_long_runs_only():
+    cpu = torch.device("cpu")
+    assert engine.choose("auto", cpu, 100) == "eager"
+    assert engine.choose("auto", cpu, 10**6) == ("compile" if engine.can_compile(cpu) else "eager")
+    assert engine.choose("eager", cpu, 10**6) == "eager"
+
+
+def test_a_machine_without_a_compiler_runs_eagerly(monkeypatch):
+    monkeypatch.setattr(engine.shutil, "which", lambda name: None)
+    assert engine.choose("auto", torch.device("cpu"), 10**6) == "eager"

@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pytest
+from problems import command_line
+
+from torchq.logging import read_metrics
+from torchq.report import main
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for algo in ("stlrq", "tabular"):
+        arguments = ("--algo", algo, "--env", "gridworld", "--episodes", 3, "--num-seeds", 2, "--device", "cpu")
+        assert command_line(*arguments, "--out", folder / algo)[0] == 0
+    return folder
+
+
+def evaluate(*arguments):
+    return command_line(*arguments, entry=main)
+
+
+def test_table_and_picture_come_from_the_run_folders(runs, tmp_path):
+    code, out, err = evaluate(runs / "stlrq", runs / "tabular", "--out", tmp_path)
+    assert code == 0, err
+    lines = out.splitlines()
+    assert len(lines) == 1 + 2 * 4 + 1
+    assert lines[0].split() == ["run", "task", "median", "[", "q25,", "q75]", "optimum", "gap"]
+    assert (tmp_path / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_agrees_with_metrics(runs, tmp_path):
+    code, out, _ = evaluate(runs / "stlrq", "--json", "--out", tmp_path)
+    assert code == 0
+    (row,) = json.loads(out)["runs"]
+    final = read_metrics(runs / "stlrq").final_return()
+    assert row["final_return"]["median"] == pytest.approx(np.median(final, axis=0).tolist())
+    assert row["gap"] == pytest.approx([m + 100 / 24 for m in row["final_return"]["median"]])
+    assert row["finished"]
+
+
+def test_new_episodes_are_played_from_the_checkpoint(runs, tmp_path):
+    arguments = (runs / "stlrq", "--json", "--out", tmp_path, "--episodes", 5)
+    first, again = (json.loads(evaluate(*arguments)[1])["runs"][0]["final_return"] for _ in range(2))
+    assert first == again
+    recorded = json.loads(evaluate(*arguments[:4])[1])["runs"][0]["final_return"]
+    assert recorded != first
+
+
+def test_an_unfinished_run_is_said_to_be_so(runs, tmp_path):
+    folder = tmp_path / "unfinished"
+    folder.mkdir()
+    for name in ("config.json", "metrics.csv"):
+        (folder / name).write_bytes((runs / "stlrq" / name).read_bytes())
+    code, out, _ = evaluate(folder, "--out", tmp_path / "report")
+    assert code == 0
+    assert "unfinished: 600 samples" in out
+
+
+def test_bad_input_gets_one_line(runs, tmp_path):
+    for arguments, message in (
+        ((tmp_path / "none",), "does not exist"),
+        ((tmp_path,), "has no config.json"),
+        ((), "Missing argument"),
+        ((runs / "stlrq", "--episodes", 0), "--episodes: expected an integer of at least 1, got 0"),
+        ((runs / "stlrq", "--jsno"), "--jsno: no such flag; did you mean --json?"),
+    ):
+        code, _, err = evaluate(*arguments)
+        assert code == 2
+        assert message in err
+        assert err.count("\n") == 1
