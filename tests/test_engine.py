@@ -40,6 +40,10 @@ def test_auto_compiles_long_runs_only():
     assert engine.choose("eager", cpu, 10**6) == "eager"
 
 
-def test_a_machine_without_a_compiler_runs_eagerly(monkeypatch):
-    monkeypatch.setattr(engine.shutil, "which", lambda name: None)
-    assert engine.choose("auto", torch.device("cpu"), 10**6) == "eager"
+def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("no compiler found\nlong explanation")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match=r"the engine is eager \(no compiler found\)$"):
+        assert engine.choose("auto", torch.device("cpu"), 10**6) == "eager"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -29,10 +27,18 @@ def choose(engine: str, device: torch.device, num_steps: int) -> str:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds its back end: Triton for a GPU, a C++ compiler for the CPU."""
-    if device.type == "cuda":
-        return importlib.util.find_spec("triton") is not None
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    """Whether torch.compile works here, by trying: it needs a C++ compiler and Python's headers, or Triton on a GPU."""
+    try:
+        torch.compile(_probe, dynamic=False)(torch.zeros(8, device=device))
+    except Exception as error:  # Whatever the back end raises, the eager engine does without it.
+        first_line = str(error).strip().partition("\n")[0]
+        warnings.warn(f"torch.compile does not work here, so the engine is eager ({first_line})", stacklevel=2)
+        return False
+    return True
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return (x + 1.0) * x
 
 
 def prepare(function: Callable[..., Any], engine: str) -> Callable[..., Any]:

@@ -39,6 +39,7 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import EngFormatter
 
     num_tasks = curves[0].metrics.returns.shape[2]
     together = num_tasks > MAX_PANELS
@@ -60,6 +61,7 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[
             axis.axhline(value, color="0.35", linestyle="--", linewidth=1, label="optimum")
         axis.set_title(f"mean of {num_tasks} tasks" if together else f"task {panel}")
         axis.set_xlabel("samples per task")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("return of the greedy policy")
     axes[0, 0].legend(loc="lower right", fontsize="small")

@@ -284,6 +284,7 @@ def _finish(session: Session, library: EnvironmentLibrary, folder: Path, wall_ti
         "device": config.device,
         "dtype": config.dtype,
         "engine": config.engine,
+        **({"lrq_convention": config.lrq_convention} if config.algo == "lrq" else {}),
         "final_return": {"median": median.tolist(), "q25": low.tolist(), "q75": high.tolist()},
         "optimal_return": optimal,
         "versions": versions(),

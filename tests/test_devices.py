@@ -1,0 +1,54 @@
+"""The same code on every device that the machine has, and on `meta`, where nothing can be read back."""
+
+import pytest
+import torch
+from problems import library, play, session
+
+from torchq import random as counter
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+SHORT = library(episode_length=50)
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "preset"),
+    [("stlrq", "pendulum", "default"), ("lrq", "wireless", "default"), ("clrq", "wireless", "paper"),
+     ("tabular", "gridworld", "default")],
+)  # fmt: skip
+def test_a_round_needs_nothing_from_the_device(algo, env, preset):
+    """No host synchronisation: on `meta` tensors any read of a value would fail."""
+    prepared = session(algo, env, preset, library=library(episode_length=5), device="meta", num_seeds=2)
+    state = play(prepared, 1)
+    assert state.statistics.reward.device.type == "meta"
+    assert prepared.evaluate(state.learner, 1).shape == (2, 4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_integers_and_uniforms_are_those_of_the_cpu(device):
+    def draw(where):
+        seeds, steps, tasks, envs = (torch.arange(n, device=where) for n in (3, 50, 4, 5))
+        return counter.random_bits(seeds + 2**40, steps, 3, tasks, envs, 7)
+
+    here, there = draw("cpu"), draw(device).cpu()
+    assert torch.equal(here, there)
+    for dtype in (torch.float32, torch.float64):
+        assert torch.equal(counter.uniform(here, dtype), counter.uniform(draw(device), dtype).cpu())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_training_equals_that_on_the_cpu(device, preset):
+    """200 steps in float64."""
+    states = [
+        play(session("stlrq", "wireless", preset, library=SHORT, device=where, dtype="float64", num_seeds=2), rounds)
+        for where, rounds in (("cpu", 4 if preset == "default" else 1), (device, 4 if preset == "default" else 1))
+    ]
+    for ours, theirs in zip(states[1].learner.factors, states[0].learner.factors, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_factors_of_a_million_tasks_fit_in_a_gigabyte():
+    prepared = session("stlrq", "pendulum", num_tasks=8, device="meta")
+    factors = prepared.initial_state.learner.factors
+    per_task = factors[0].shape[-1] * factors[0].element_size()
+    assert per_task * 10**6 < 2**30
