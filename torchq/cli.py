@@ -168,6 +168,7 @@ def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
         config, folder = _resumed(out, given) if resume else _new(out, given)
         config = _on_this_machine(config, library)
         session = prepare(config, library)
+        engine.limit_threads(session.work)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / CONFIG).exists():
             content = {**to_json(config), "versions": versions(), "git_commit": git_commit()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 ENGINES = ("auto", "eager", "compile")
 
 _WORTH_COMPILING = 10_000
+_WORTH_THREADS = 500_000
 
 
 def choose(engine: str, device: torch.device, num_steps: int) -> str:
@@ -39,6 +41,18 @@ def can_compile(device: torch.device) -> bool:
 
 def _probe(x: torch.Tensor) -> torch.Tensor:
     return (x + 1.0) * x
+
+
+def limit_threads(work: int) -> None:
+    """Compute on one CPU thread where a step is too small to share, unless OMP_NUM_THREADS says otherwise.
+
+    Starting and joining threads costs more than it gives on small steps, and much more beside other programs.
+
+    Args:
+        work: elements that one step touches.
+    """
+    if work < _WORTH_THREADS and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def prepare(function: Callable[..., Any], engine: str) -> Callable[..., Any]:

@@ -59,6 +59,13 @@ class Session(NamedTuple):
     evaluate: Callable[[Any, int], Tensor]
     initial_state: RunState
 
+    @property
+    def work(self) -> int:
+        """Elements that one step touches, to the order of magnitude: all factors, and their rows for the batch."""
+        batch = len(self.task_list) * self.config.num_envs * sum(self.problem.grid.mode_sizes) * self.config.rank
+        state = sum(tensor.numel() for tensor in checkpoint.flatten(self.initial_state.learner).values())
+        return self.config.num_seeds * batch + state
+
 
 def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -> Learner:
     """The learner that a configuration asks for.
