@@ -5,6 +5,12 @@ An environment is a frozen dataclass of constants with two pure functions on bat
     reset(tasks, uniforms)               -> state
     step(tasks, state, action, uniforms) -> (state, reward, terminated, truncated)
 
+and `observe(state)`, `sample_tasks(num_tasks)` (a list of parameters dataclasses, one per task; None: the default
+ones), and these attributes: `name`, `num_actions`, `episode_length`, `terminates` (whether an episode can end before
+its length; the caller then resets it), `num_reset_uniforms`, `num_step_uniforms`, `grid_low`, `grid_high` and
+`grid_sizes` (the learner's grid, one value per dimension of the observation). The Gymnasium view needs
+`observation_low` and `observation_high` too.
+
 `tasks` is a parameters dataclass whose fields are tensors shaped (tasks, 1); `uniforms` are the random numbers of the
 call, uniform in [0, 1), shaped (seeds, tasks, envs, n) with n = `num_reset_uniforms` or `num_step_uniforms`: where they
 come from is the caller's business, so an environment holds no generator. A state is a NamedTuple of tensors with a

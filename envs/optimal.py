@@ -19,21 +19,21 @@ from envs.pendulum import Pendulum, PendulumState, PendulumTask
 from envs.wireless import Wireless, WirelessTask
 
 
-def optimal_returns(env: Any, tasks: list[Any], device: torch.device | str = "cpu") -> list[float]:
+def optimal_returns(env: Any, tasks: list[Any], device: torch.device | str = "cpu") -> list[float] | None:
     """Expected undiscounted return of an optimal policy for each task, over one episode.
 
     Args:
-        env: a `Pendulum`, `Wireless` or `Gridworld`.
+        env: the environment.
         tasks: parameters of each task, as numbers.
         device: where to compute.
 
-    Raises:
-        TypeError: if there is no dynamic program for this kind of environment.
+    Returns:
+        One return per task, or None if there is no dynamic program for this kind of environment.
     """
     if isinstance(env, Gridworld):
         return _gridworld(env, tasks)
     if not isinstance(env, (Pendulum, Wireless)):
-        raise TypeError(f"env: no dynamic program for {type(env).__name__}")
+        return None
     stacked = [base.stack_tasks([task], device=device, dtype=torch.float64) for task in tasks]
     return [_pendulum(env, task) if isinstance(env, Pendulum) else _wireless(env, task) for task in stacked]
 

@@ -14,7 +14,7 @@ import torch
 import envs
 from torchq.cli import main
 from torchq.presets import resolve
-from torchq.training import prepare
+from torchq.session import prepare
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,7 +11,19 @@ LEVELS = [
     {"errors", "td", "cp", "grid", "exploration", "random", "optim", "versions"},
     {"transitions", "checkpoint", "engine"},
     {"qtensor", "learners"},
-    {"rollout", "evaluation", "protocols", "training", "logging", "plotting", "presets", "cli", "report"},
+    {
+        "rollout",
+        "evaluation",
+        "protocols",
+        "training",
+        "logging",
+        "plotting",
+        "presets",
+        "flags",
+        "cli",
+        "session",
+        "report",
+    },
 ]
 HEAVY = {"gymnasium", "matplotlib", "tensorly", "tensorboard", "scipy", "cvxpy", "tqdm"}
 

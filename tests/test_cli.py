@@ -1,7 +1,10 @@
 import json
 
 import pytest
-from problems import command_line
+from problems import command_line, library, outcome
+
+import torchq.protocols
+from torchq.checkpoint import load_checkpoint
 
 GOOD = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds", 1, "--no-optimal", "--device", "cpu")
 
@@ -118,3 +121,48 @@ def test_help_explains_every_field():
                  "--num-tasks", "--eval-episodes", "--state-modes", "--update", "--lrq-convention",
                  "--task-weights", "--engine"):  # fmt: skip
         assert flag in out
+
+
+def test_more_episodes_extend_a_run_to_what_it_would_have_been(tmp_path):
+    for name, episodes in (("long", 4), ("short", 2)):
+        assert command_line(*GOOD, "--episodes", episodes, "--out", tmp_path / name)[0] == 0
+    code, out, err = command_line("--resume", "--out", tmp_path / "short", "--episodes", 4)
+    assert code == 0, err
+    assert "resuming after episode 2 of 4" in out
+    assert outcome(tmp_path / "short") == outcome(tmp_path / "long")
+    assert json.loads((tmp_path / "short" / "config.json").read_text())["episodes"] == 4
+
+
+def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch):
+    quiet, stopped = tmp_path / "quiet", tmp_path / "stopped"
+    assert command_line(*GOOD, "--episodes", 4, "--out", quiet)[0] == 0
+    original = torchq.protocols.batched_round
+
+    def interrupt(config, problem, tasks, state, episode, step):
+        if episode == 2:
+            raise KeyboardInterrupt
+        return original(config, problem, tasks, state, episode, step)
+
+    monkeypatch.setattr(torchq.protocols, "batched_round", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        command_line(*GOOD, "--episodes", 4, "--out", stopped)
+    assert stop.value.code == 130
+    monkeypatch.undo()
+    assert load_checkpoint(stopped / "checkpoint", "stlrq")[1]["episode"] == 2
+    assert command_line("--resume", "--out", stopped)[0] == 0
+    assert outcome(stopped) == outcome(quiet)
+
+
+def test_an_environment_that_misses_something_is_named_before_the_run(tmp_path):
+    class Half:
+        name = "half"
+
+        def sample_tasks(self, num_tasks):
+            return []
+
+    other = library()
+    other.FAMILIES["half"] = Half
+    code, _, err = command_line("--algo", "stlrq", "--env", "half", "--out", tmp_path / "run", library=other)
+    assert code == 2
+    assert "--env: expected an environment with terminates, num_actions" in err
+    assert not (tmp_path / "run").exists()

@@ -5,9 +5,11 @@ import pytest
 import tensorly
 import torch
 from oracles import action_values
+from problems import command_line, library, session
 from tensorly.decomposition import parafac
 
 from torchq import QTensor
+from torchq.checkpoint import load_checkpoint, unflatten
 
 SHAPES = [((6,), (3,), ()), ((6,), (3,), (2,)), ((4, 5), (3,), (2,)), ((2, 3, 2), (2, 3), (2, 2))]
 
@@ -98,6 +100,24 @@ def test_rebalancing_in_place_keeps_the_tensor(generator):
     with torch.no_grad():
         q.factors[0].mul_(1e4)
     torch.testing.assert_close(q.rebalance_().dense().detach(), 1e4 * before)
+
+
+@pytest.mark.parametrize("algo", ["stlrq", "lrq", "clrq"])
+def test_a_trained_run_becomes_a_qtensor(tmp_path, algo):
+    """The same action values as the learner that was trained."""
+    arguments = ("--algo", algo, "--env", "wireless", "--episodes", 1, "--num-seeds", 2, "--engine", "eager")
+    assert command_line(*arguments, "--out", tmp_path / "run", library=library(episode_length=3))[0] == 0
+    session_ = session(algo, "wireless", num_seeds=2)
+    tensors, _ = load_checkpoint(tmp_path / "run" / "checkpoint", algo)
+    state = unflatten(session_.initial_state, tensors).learner
+    index = tuple(torch.full((2, 4, 1), 1) for _ in range(4))
+    expected = session_.problem.learner.action_values(state, index)[1, 2, 0]
+    q = QTensor.from_run(tmp_path / "run", run=1, task=2 if algo == "lrq" else None)
+    assert q.task_sizes == ((4,) if algo == "stlrq" else ())
+    task = torch.tensor(2) if algo == "stlrq" else ()
+    torch.testing.assert_close(q.action_values(tuple(torch.tensor(1) for _ in range(4)), task).detach(), expected)
+    with pytest.raises(ValueError, match="run: expected a number from 0 to 1, got 2"):
+        QTensor.from_run(tmp_path / "run", run=2)
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_nan_rewards_stop_the_run_and_keep_the_last_good_checkpoint(tmp_path, mo
     folder = tmp_path / "run"
     code, _, err = command_line("--algo", "stlrq", *SMALL, "--out", folder, library=broken)
     assert code == 2
-    assert "the reward of task 2 (run 0) became NaN or infinite between episodes 2 and 2" in err
+    assert "the reward of task 2 (seed 0) became NaN or infinite between episodes 2 and 2" in err
     assert err.count("\n") == 1
     tensors, index = load_checkpoint(folder / "checkpoint", "stlrq")
     assert index["episode"] == 1

@@ -126,7 +126,7 @@ def to_tensorly(factors: Sequence[Float[Tensor, "_ rank"]]) -> CPTensor:
     return CPTensor((weights, list(factors)))
 
 
-def from_tensorly(cp_tensor: CPTensor) -> tuple[Float[Tensor, "_ rank"], ...]:
+def from_tensorly(cp_tensor: CPTensor | tuple[Tensor | None, list[Tensor]]) -> tuple[Float[Tensor, "_ rank"], ...]:
     """Factors of a TensorLy CPTensor, its weights shared equally by the modes (their sign goes to the first)."""
     weights, factors = cp_tensor
     tensors = [torch.as_tensor(factor) for factor in factors]

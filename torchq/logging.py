@@ -62,11 +62,14 @@ class MetricsFile:
         self._file.write("".join(rows).encode())
         self._file.flush()
 
-    def sync(self) -> int:
-        """Put what is written on the disk; returns the size of the file in bytes."""
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def sync(self) -> None:
+        """Put what is written on the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        return self._file.tell()
 
     def close(self) -> None:
         """Close the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,6 +95,11 @@ _PAPER_BY_ENV: dict[str, dict[str, Any]] = {
 }
 
 
+def table(families: Iterable[str]) -> list[tuple[str, str]]:
+    """The (env, preset) pairs that have hyper-parameters."""
+    return [(env, preset) for preset in PRESETS for env in families if preset == "default" or env in _PAPER_BY_ENV]
+
+
 def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Config:
     """Configuration from the table, overridden by the flags given.
 
@@ -105,7 +111,10 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
         if env not in _PAPER_BY_ENV:
             raise UsageError(f"--preset: expected default for --env {env} (paper covers {', '.join(_PAPER_BY_ENV)})")
         values = {**values, **_PAPER, **_PAPER_BY_ENV[env]}
-    config = Config(algo=algo, env=env, preset=preset, **{**values, **_BY_ALGO.get(algo, {}), **overrides})
+    values = {**values, **_BY_ALGO.get(algo, {}), **overrides}
+    config = Config(algo=algo, env=env, preset=preset, **values)
+    if "eval_every" not in overrides:
+        config = dataclasses.replace(config, eval_every=min(config.eval_every, config.episodes))
     _check(config, overrides)
     return config
 

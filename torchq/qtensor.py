@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from torchq import cp
+from torchq.checkpoint import load_checkpoint
+from torchq.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,7 +133,7 @@ class QTensor(nn.Module):
     @classmethod
     def from_cp(
         cls,
-        cp_tensor: CPTensor,
+        cp_tensor: CPTensor | tuple[Tensor | None, list[Tensor]],
         *,
         num_state_modes: int,
         num_action_modes: int = 1,
@@ -158,6 +162,37 @@ class QTensor(nn.Module):
             for parameter, factor in zip(module.factors, factors, strict=True):
                 parameter.copy_(factor)
         return module
+
+    @classmethod
+    def from_run(cls, folder: str | Path, *, run: int = 0, task: int | None = None) -> QTensor:
+        """The Q-tensor that a run folder's checkpoint holds, for stlrq with its task mode.
+
+        Args:
+            folder: the run folder.
+            run: which of the runs side by side, from 0.
+            task: which task's tensor; for lrq, which has one for each.
+
+        Raises:
+            CheckpointError: if there is no checkpoint, or it cannot be read.
+            ValueError: if the run has no Q-tensor, or `run` or `task` do not fit it.
+        """
+        folder = Path(folder)
+        algo = json.loads((folder / "config.json").read_bytes())["algo"]
+        if algo not in ("stlrq", "lrq", "clrq"):
+            raise ValueError(f"folder: expected a run of stlrq, lrq or clrq, got one of {algo}")
+        loaded = load_checkpoint(folder / "checkpoint", algo)
+        if loaded is None:
+            raise CheckpointError(f"folder: {folder} holds no checkpoint")
+        names = sorted((name for name in loaded[0] if name.startswith("learner.factors.")), key=lambda n: (len(n), n))
+        factors = [loaded[0][name] for name in names]
+        seeds, groups = factors[0].shape[:2]
+        if not 0 <= run < seeds:
+            raise ValueError(f"run: expected a number from 0 to {seeds - 1}, got {run}")
+        if (task is None) != (algo != "lrq") or (task is not None and not 0 <= task < groups):
+            raise ValueError(f"task: expected a number from 0 to {groups - 1} for lrq, else None, got {task}")
+        ordered = [*factors[1:], factors[0]] if algo == "stlrq" else factors
+        num_states = len(factors) - (2 if algo == "stlrq" else 1)
+        return cls.from_cp((None, [factor[run, task or 0] for factor in ordered]), num_state_modes=num_states)
 
     def extra_repr(self) -> str:
         """Sizes and rank, as `print` shows them."""

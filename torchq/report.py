@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from torchq import checkpoint
-from torchq.cli import CONFIG, COUNT, Name, device_name, read_config, run_command
+from torchq.cli import CONFIG, device_name, read_config, run_command
 from torchq.errors import CheckpointError, UsageError
+from torchq.flags import COUNT, Name
 from torchq.logging import METRICS, Metrics, read_metrics
 from torchq.plotting import Curve, plot_learning_curves
 from torchq.presets import Config
-from torchq.training import EnvironmentLibrary, prepare
+from torchq.session import EnvironmentLibrary, prepare
 
 
 class Run(NamedTuple):

@@ -52,6 +52,9 @@ class LowRankQ:
         loss_scale: factor of the loss ½δ².
         task_weights: λ_m, one per task; () weighs all by 1.
         init_scale: standard deviation of the initial factors.
+
+    Raises:
+        ValueError: if an argument is none of these.
     """
 
     sharing: Sharing
@@ -66,6 +69,18 @@ class LowRankQ:
     loss_scale: float = 1.0
     task_weights: tuple[float, ...] = ()
     init_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.sharing not in ("stlrq", "lrq", "clrq"):
+            raise ValueError(f"sharing: expected stlrq, lrq or clrq, got {self.sharing!r}")
+        if self.rank < 1 or self.num_tasks < 1:
+            raise ValueError(f"rank, num_tasks: expected at least 1, got {self.rank} and {self.num_tasks}")
+        if self.optimizer not in optim.OPTIMIZERS:
+            raise ValueError(f"optimizer: expected one of {', '.join(optim.OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.update_order not in ("joint", "block"):
+            raise ValueError(f"update_order: expected joint or block, got {self.update_order!r}")
+        if self.task_weights and len(self.task_weights) != self.num_tasks:
+            raise ValueError(f"task_weights: expected {self.num_tasks} weights, got {len(self.task_weights)}")
 
     @property
     def couples_tasks(self) -> bool:
