@@ -22,6 +22,7 @@ LEVELS = [
         "flags",
         "cli",
         "session",
+        "runfolder",
         "report",
     },
 ]

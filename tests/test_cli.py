@@ -1,10 +1,13 @@
 import json
+import shutil
 
 import pytest
 from problems import command_line, library, outcome
 
 import torchq.protocols
 from torchq.checkpoint import load_checkpoint
+from torchq.presets import resolve
+from torchq.runfolder import claim
 
 GOOD = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds", 1, "--no-optimal", "--device", "cpu")
 
@@ -13,10 +16,12 @@ CASES = {
     "unknown algo": (("--algo", "stlqr"), "--algo: expected one of stlrq, lrq, clrq, tabular, got 'stlqr'; did you mean stlrq?"),
     "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of pendulum, wireless, gridworld, got 'pendulm'; did you mean pendulum?"),
     "unknown flag": ((*GOOD, "--epsiodes", 3), "--epsiodes: no such flag; did you mean --episodes?"),
-    "rank": ((*GOOD, "--rank", 0), "--rank: expected an integer of at least 1, got 0"),
-    "seeds": ((*GOOD, "--num-seeds", 0), "--num-seeds: expected an integer of at least 1, got 0"),
-    "not a number": ((*GOOD, "--rank", "many"), "--rank: expected an integer of at least 1, got 'many'"),
+    "rank": ((*GOOD, "--rank", 0), "--rank: expected an integer of at least 1 and at most 8,192, got 0"),
+    "seeds": ((*GOOD, "--num-seeds", 0), "--num-seeds: expected an integer of at least 1 and at most 16,777,216, got 0"),
+    "not a number": ((*GOOD, "--rank", "many"), "--rank: expected an integer of at least 1 and at most 8,192, got 'many'"),
     "nan": ((*GOOD, "--learning-rate", "nan"), "--learning-rate: expected a number of above 0, got nan"),
+    "infinite": ((*GOOD, "--init-scale", "inf"), "--init-scale: expected a number of above 0, got inf"),
+    "too many": ((*GOOD, "--num-tasks", 10**13), "--num-tasks: expected an integer of at least 1 and at most 16,777,216, got 10000000000000"),
     "gamma": ((*GOOD, "--gamma", 1.5), "--gamma: expected a number of at least 0 and at most 1, got 1.5"),
     "cuda": ((*GOOD, "--device", "cuda"), "--device: expected a machine with a CUDA GPU for cuda, found none; use cpu or auto"),
     "weights": ((*GOOD, "--task-weights", "1,2"), "--task-weights: expected one weight for each of 4 tasks, got 2"),
@@ -72,6 +77,94 @@ def test_resume_of_a_folder_that_does_not_exist_is_an_error(tmp_path):
     code, _, err = command_line(*GOOD, "--out", tmp_path / "none", "--resume")
     assert (code, "does not exist" in err) == (2, True)
     assert not (tmp_path / "none").exists()
+
+
+def break_config(folder):
+    (folder / "config.json").write_text("null")
+
+
+def break_rank(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rank": "ten"}))
+
+
+def break_env(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "env": "moon"}))
+
+
+def break_counters(folder):
+    path = folder / "checkpoint" / "checkpoint.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics_size": -5}))
+
+
+def lose_counters(folder):
+    path = folder / "checkpoint" / "checkpoint.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in index.items() if name != "episode"}))
+
+
+def lose_checkpoint(folder):
+    (folder / "checkpoint" / "checkpoint.json").unlink()
+
+
+def replace_checkpoint(folder):
+    shutil.rmtree(folder / "checkpoint")
+    (folder / "checkpoint").write_text("")
+
+
+def break_metrics(folder):
+    path = folder / "metrics.csv"
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [break_config, break_rank, break_env, break_counters, lose_counters, lose_checkpoint, replace_checkpoint,
+     break_metrics],
+)  # fmt: skip
+def test_resume_of_damaged_files_is_one_line_and_changes_nothing(finished, damage):
+    damage(finished)
+    before = contents(finished)
+    code, _, err = command_line("--resume", "--out", finished, "--episodes", 3)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert err.startswith("error: ")
+    assert contents(finished) == before
+
+
+def test_runs_too_large_for_memory_are_refused(tmp_path):
+    code, _, err = command_line(*GOOD, "--num-seeds", 1 << 24, "--num-tasks", 1 << 16, "--out", tmp_path / "run")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "expected a run that fits in memory" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    config = resolve("stlrq", "gridworld", "default", {})
+    with claim(tmp_path / "run", config, resume=False):
+        code, _, err = command_line(*GOOD, "--out", tmp_path / "run")
+    assert code == 2
+    assert "another process is training in" in err
+
+
+def test_concurrent_starts_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = resolve("stlrq", "gridworld", "default", {})
+    with claim(None, config, resume=False) as first, claim(None, config, resume=False) as second:
+        assert (first.name, second.name) == ("stlrq-gridworld-1", "stlrq-gridworld-2")
+
+
+def test_a_run_that_ended_between_evaluations_cannot_be_extended(tmp_path):
+    folder = tmp_path / "run"
+    assert command_line(*GOOD, "--episodes", 3, "--eval-every", 2, "--out", folder)[0] == 0
+    code, _, err = command_line("--resume", "--out", folder, "--episodes", 6)
+    assert (code, "--eval-every 2 does not divide" in err) == (2, True)
+
+
+def test_long_names_are_one_line(tmp_path):
+    code, _, err = command_line(*GOOD, "--out", tmp_path / ("x" * 300))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "File name too long" in err
 
 
 def test_resume_takes_the_configuration_of_the_run(finished):

@@ -8,6 +8,7 @@ import torch
 from problems import ROOT
 
 from torchq import engine
+from torchq.errors import UsageError
 
 PARITY = """
 import sys, torch
@@ -26,8 +27,6 @@ print("equal")
 
 @pytest.mark.parametrize(("algo", "preset", "length"), [("stlrq", "default", 200), ("clrq", "paper", 50)])
 def test_compiled_steps_equal_eager_ones_over_200_steps(algo, preset, length):
-    if not engine.can_compile(torch.device("cpu")):
-        pytest.fail("no C++ compiler: this machine runs the eager engine only")
     script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], algo=algo, preset=preset, length=length)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr
@@ -36,7 +35,7 @@ def test_compiled_steps_equal_eager_ones_over_200_steps(algo, preset, length):
 def test_auto_compiles_long_runs_only():
     cpu = torch.device("cpu")
     assert engine.choose("auto", cpu, 100) == "eager"
-    assert engine.choose("auto", cpu, 10**6) == ("compile" if engine.can_compile(cpu) else "eager")
+    assert engine.choose("auto", cpu, 10**6) == "compile"
     assert engine.choose("eager", cpu, 10**6) == "eager"
 
 
@@ -47,3 +46,5 @@ def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(UserWarning, match=r"the engine is eager \(no compiler found\)$"):
         assert engine.choose("auto", torch.device("cpu"), 10**6) == "eager"
+    with pytest.raises(UsageError, match=r"--engine: expected .* \(no compiler found\); use eager or auto"):
+        engine.choose("compile", torch.device("cpu"), 1)

@@ -101,3 +101,28 @@ def test_batched_update_equals_sum_over_its_transitions(sharing, envs, generator
             joint_update(factors, optimizer, batch, GAMMA, (3,), weights)
             for ours, theirs in zip(oracle_factors(learner, state, seed, first), factors, strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sharing": "dqn"}, "sharing: expected stlrq, lrq or clrq, got 'dqn'"),
+        ({"rank": 0}, "rank, num_tasks: expected at least 1, got 0 and 3"),
+        ({"state_sizes": ()}, "state_sizes, action_sizes: expected sizes of at least 1"),
+        ({"num_sweeps": 0}, "num_sweeps: expected at least 1, got 0"),
+        ({"optimizer": "lion"}, "optimizer: expected one of sgd, adam, adamax, got 'lion'"),
+        ({"update_order": "both"}, "update_order: expected joint or block, got 'both'"),
+        ({"task_weights": (1.0,)}, "task_weights: expected 3 weights, got 1"),
+    ],
+)
+def test_wrong_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        LowRankQ(
+            **{"sharing": "stlrq", "state_sizes": (4,), "action_sizes": (2,), "num_tasks": 3, "rank": 2, **options}
+        )
+
+
+def test_lrq_refuses_a_single_task(generator):
+    learner, state = make("lrq", (4,))
+    with pytest.raises(ValueError, match="task: expected None, because the tasks of lrq learn side by side"):
+        learner.action_values(state, (torch.zeros(2, 1, 1, dtype=torch.int64),), torch.tensor([1]))

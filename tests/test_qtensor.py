@@ -88,6 +88,17 @@ def test_moves_and_saves_like_any_module(generator):
     assert q.to("meta").dense().device.type == "meta"
 
 
+def test_sizes_may_be_numpy_integers():
+    assert QTensor(np.int64(4), np.int64(3), (np.int64(2),), rank=1).dense().shape == (4, 3, 2)
+
+
+def test_building_from_factors_leaves_the_global_generator_alone():
+    cp_tensor = QTensor(4, 3, rank=2).to_cp()
+    before = torch.get_rng_state()
+    QTensor.from_cp(cp_tensor, num_state_modes=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_entries_start_at_unit_scale(generator):
     for rank in (1, 30):
         q = QTensor((20, 20), 10, 8, rank=rank, generator=generator)

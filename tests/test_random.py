@@ -88,6 +88,11 @@ def test_uniforms_lie_in_the_half_open_interval(dtype):
     assert values[-1] < 1
 
 
+def test_uniforms_of_other_types_are_refused():
+    with pytest.raises(ValueError, match=r"dtype: expected float32 or float64, got torch.bfloat16"):
+        uniform(torch.tensor([0]), torch.bfloat16)
+
+
 def test_float32_uniforms_are_multiples_of_two_to_the_minus_24():
     values = uniform(draw(count=1000), torch.float32).double() * 2**24
     assert torch.equal(values, values.round())

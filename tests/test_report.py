@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_json_agrees_with_metrics(runs, tmp_path):
     code, out, _ = evaluate(runs / "stlrq", "--json", "--out", tmp_path)
     assert code == 0
     (row,) = json.loads(out)["runs"]
-    final = read_metrics(runs / "stlrq").final_return()
+    final = read_metrics(runs / "stlrq", 2, 4).final_return()
     assert row["final_return"]["median"] == pytest.approx(np.median(final, axis=0).tolist())
     assert row["gap"] == pytest.approx([m + 100 / 24 for m in row["final_return"]["median"]])
     assert row["finished"]
@@ -58,12 +59,52 @@ def test_an_unfinished_run_is_said_to_be_so(runs, tmp_path):
     assert "unfinished: 600 samples" in out
 
 
+def copy(run, folder):
+    return shutil.copytree(run, folder)
+
+
+def lose_a_row(folder):
+    lines = (folder / "metrics.csv").read_text().splitlines(keepends=True)
+    (folder / "metrics.csv").write_text("".join(lines[:5] + lines[6:]))
+
+
+def keep_half_an_evaluation(folder):
+    lines = (folder / "metrics.csv").read_text().splitlines(keepends=True)
+    (folder / "metrics.csv").write_text("".join(lines[:6]))
+
+
+def empty_summary(folder):
+    (folder / "summary.json").write_text("[1]")
+
+
+@pytest.mark.parametrize("damage", [lose_a_row, keep_half_an_evaluation, empty_summary])
+def test_damaged_runs_are_named_and_not_shown(runs, tmp_path, damage):
+    folder = copy(runs / "stlrq", tmp_path / "run")
+    damage(folder)
+    code, out, err = evaluate(folder, "--out", tmp_path / "report")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_any_folder_name_can_be_drawn(runs, tmp_path):
+    folder = copy(runs / "stlrq", tmp_path / "q$x_{$")
+    assert evaluate(folder, "--out", tmp_path / "report")[0] == 0
+
+
+def test_huge_seeds_keep_apart(tmp_path):
+    arguments = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds", 3, "--seed", 2**62 - 5)
+    assert command_line(*arguments, "--no-optimal", "--device", "cpu", "--out", tmp_path / "run")[0] == 0
+    assert read_metrics(tmp_path / "run", 3, 4).returns.shape == (1, 3, 4)
+
+
 def test_bad_input_gets_one_line(runs, tmp_path):
     for arguments, message in (
         ((tmp_path / "none",), "does not exist"),
         ((tmp_path,), "has no config.json"),
         ((), "Missing argument"),
-        ((runs / "stlrq", "--episodes", 0), "--episodes: expected an integer of at least 1, got 0"),
+        (
+            (runs / "stlrq", "--episodes", 0),
+            "--episodes: expected an integer of at least 1 and at most",
+        ),
         ((runs / "stlrq", "--jsno"), "--jsno: no such flag; did you mean --json?"),
     ):
         code, _, err = evaluate(*arguments)

@@ -133,6 +133,7 @@ def test_resume_before_the_first_checkpoint_starts_anew(tmp_path):
     for path in (folder / "checkpoint").iterdir():
         path.unlink()
     (folder / "checkpoint").rmdir()
+    (folder / "summary.json").unlink()
     assert command_line("--resume", "--out", folder)[0] == 0
     assert outcome(folder) == outcome(tmp_path / "a")
 

@@ -104,12 +104,14 @@ def load_checkpoint(folder: Path, algo: str) -> tuple[dict[str, Tensor], dict[st
     Raises:
         CheckpointError: if it is truncated, corrupted, of another algorithm or of a newer format.
     """
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"checkpoint: expected a folder, but {folder} is a file; start a new run")
     if not (folder / _INDEX).exists():
         return None
     try:
         index = json.loads((folder / _INDEX).read_bytes())
         version, name, digest = index["format_version"], index["tensors"], index["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"checkpoint: {folder / _INDEX} is corrupted ({error}); start a new run") from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise CheckpointError(

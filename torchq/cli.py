@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +13,12 @@ import click
 import torch
 
 from torchq import engine
-from torchq.checkpoint import write_atomically
 from torchq.errors import UsageError
 from torchq.flags import options
-from torchq.presets import ALGOS, Config, from_json, resolve, to_json
-from torchq.session import EnvironmentLibrary, prepare
-from torchq.training import train
-from torchq.versions import git_commit, versions
-
-CONFIG = "config.json"
+from torchq.presets import Config
+from torchq.runfolder import claim, new_config, resumed_config, write_config
+from torchq.session import EnvironmentLibrary, Session, prepare
+from torchq.training import load, train
 
 
 def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
@@ -41,10 +37,15 @@ def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
         message = error.format_message()
     except UsageError as error:
         message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}"
+    except UnicodeEncodeError:
+        message = "arguments: expected text that UTF-8 can encode; rename the folder"
     except (click.Abort, KeyboardInterrupt):
         print("\ninterrupted", file=sys.stderr)  # noqa: T201
         return 130
-    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    line = "error: " + " ".join(message.split())
+    print(line.encode(errors="backslashreplace").decode(), file=sys.stderr)  # noqa: T201
     return 2
 
 
@@ -53,20 +54,23 @@ def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
 
     def callback(out: Path | None, resume: bool, progress: bool | None, **flags: Any) -> None:
         given = {name: value for name, value in flags.items() if value is not None}
-        config, folder = _resumed(out, given) if resume else _new(out, given)
-        session = prepare(dataclasses.replace(config, device=device_name(config.device)), library)
+        config = resumed_config(out, given) if resume else new_config(out, given)
+        session = _prepare(dataclasses.replace(config, device=device_name(config.device)), library, resume)
         config = session.config
-        engine.limit_threads(session.work)
-        _write_config(folder, config)
-        size = f"{config.num_seeds} seeds, {len(session.task_list)} tasks, {config.num_envs} environments each"
-        click.echo(f"{config.algo} on {config.env}: {size}; {config.device}, engine {config.engine} -> {folder}")
-        if config.algo == "lrq" and config.protocol == "online":
-            click.echo(f"LR-Q convention: {config.lrq_convention}")
-        try:
-            summary = train(session, library, folder, resume=resume, progress=progress)
-        except KeyboardInterrupt:
-            click.echo(f"\ninterrupted; go on with: --resume --out {folder}", err=True)
-            raise SystemExit(130) from None
+        with claim(out, config, resume=resume) as folder:
+            start = load(session, folder) if resume else None
+            write_config(folder, config)
+            size = f"{config.num_seeds} seeds, {len(session.task_list)} tasks, num_envs {config.num_envs}"
+            click.echo(f"{config.algo} on {config.env}: {size}; {config.device}, engine {config.engine} -> {folder}")
+            if config.algo == "lrq" and config.protocol == "online":
+                click.echo(f"LR-Q convention: {config.lrq_convention}")
+            if start and start.episode:
+                click.echo(f"resuming after episode {start.episode} of {config.episodes}")
+            try:
+                summary = train(session, library, folder, start=start, progress=progress)
+            except KeyboardInterrupt:
+                click.echo(f"\ninterrupted; go on with: --resume --out {folder}", err=True)
+                raise SystemExit(130) from None
         click.echo(_table(summary))
 
     help_text = "Train one learner on a family of tasks and leave a run folder with curves, picture and checkpoint."
@@ -74,73 +78,25 @@ def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
     return run_command(command, argv)
 
 
-def _write_config(folder: Path, config: Config) -> None:
-    """Make the run folder and its config.json, or bring its number of episodes up to date."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / CONFIG
-        content = {**to_json(config), "versions": versions(), "git_commit": git_commit()}
-        if path.exists():
-            content = {**json.loads(path.read_bytes()), "episodes": config.episodes}
-        write_atomically(path, json.dumps(content, indent=2).encode())
-    except OSError as error:
-        raise UsageError(f"--out: expected a folder that can be written, but {folder}: {error.strerror}") from error
-
-
-def _new(out: Path | None, given: dict[str, Any]) -> tuple[Config, Path]:
-    """Configuration and folder of a run that does not exist yet."""
-    if "algo" not in given:
-        raise UsageError(f"--algo: expected one of {', '.join(ALGOS)}, got nothing")
-    config = resolve(given.pop("algo"), given.pop("env", "pendulum"), given.pop("preset", "default"), given)
-    if out is None:
-        names = (Path("runs") / f"{config.algo}-{config.env}-{number}" for number in range(1, 1 << 20))
-        return config, next(path for path in names if not path.exists())
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out: expected a folder, got the file {out}")
-    if (out / CONFIG).exists():
-        raise UsageError(f"--out: {out} already holds a run; continue it with --resume, or name another folder")
-    if out.exists() and _occupied(out):
-        raise UsageError(f"--out: expected a new or empty folder, but {out} holds other files; name another folder")
-    return config, out
-
-
-def _occupied(folder: Path) -> bool:
-    """Whether a folder holds anything but what a killed start may leave."""
-    return any(path.suffix != ".tmp" for path in folder.iterdir())
-
-
-def _resumed(out: Path | None, given: dict[str, Any]) -> tuple[Config, Path]:
-    """Configuration of the run in a folder, with which all flags given must agree."""
-    if out is None:
-        raise UsageError("--resume: expected --out with the folder of the run to continue")
-    if not out.is_dir():
-        raise UsageError(f"--resume: expected the folder of a run, but {out} does not exist")
-    if not (out / CONFIG).exists():
-        if _occupied(out):
-            raise UsageError(f"--resume: {out} holds no run (no {CONFIG})")
-        return _new(out, given)
-    config = read_config(out)
-    for name, value in given.items():
-        stored = getattr(config, name)
-        if name == "episodes" and value > stored:
-            config = dataclasses.replace(config, episodes=value)
-        elif value != stored and value != "auto":
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag}: expected {stored}, as in the run to continue, got {value}; leave it out")
-    return config, out
-
-
-def read_config(folder: Path) -> Config:
-    """Configuration of the run in a folder.
+def _prepare(config: Config, library: EnvironmentLibrary, resume: bool) -> Session:
+    """The session of a configuration, with CPU threads to suit it.
 
     Raises:
-        UsageError: if its config.json cannot be read.
+        UsageError: if it needs more memory than there is, or comes from a damaged config.json.
     """
-    path = folder / CONFIG
     try:
-        return from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} is corrupted or of another version ({error}); start a new run") from error
+        session = prepare(config, library)
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"--num-seeds, --num-tasks, --num-envs, --rank: expected a run that fits in memory ({reason})"
+        ) from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        if not resume:
+            raise
+        raise UsageError(f"--resume: the run's config.json is corrupted ({error!r}); start a new run") from error
+    engine.limit_threads(session.work)
+    return session
 
 
 def device_name(device: str) -> str:

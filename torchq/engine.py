@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from torchq.errors import UsageError
+
 ENGINES = ("auto", "eager", "compile")
 
 _WORTH_COMPILING = 10_000
@@ -19,24 +21,38 @@ def choose(engine: str, device: torch.device, num_steps: int) -> str:
     """The engine that `auto` stands for: `compile` for runs long enough to repay it, if the machine can compile.
 
     Args:
-        engine: as asked for; anything but "auto" is returned as it is.
+        engine: as asked for.
         device: where the run computes.
         num_steps: steps of the run.
+
+    Raises:
+        UsageError: if "compile" is asked for and does not work.
     """
-    if engine != "auto":
-        return engine
-    return "compile" if num_steps >= _WORTH_COMPILING and can_compile(device) else "eager"
+    if engine == "eager" or (engine == "auto" and num_steps < _WORTH_COMPILING):
+        return "eager"
+    obstacle = compile_obstacle(device)
+    if obstacle is None:
+        return "compile"
+    if engine == "compile":
+        raise UsageError(f"--engine: expected a machine where torch.compile works ({obstacle}); use eager or auto")
+    warnings.warn(f"torch.compile does not work here, so the engine is eager ({obstacle})", stacklevel=2)
+    return "eager"
 
 
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile works here, by trying: it needs a C++ compiler and Python's headers, or Triton on a GPU."""
+def compile_obstacle(device: torch.device) -> str | None:
+    """What keeps torch.compile from working, found by trying: it needs a C++ compiler and Python's headers, or Triton.
+
+    Args:
+        device: where to compute.
+
+    Returns:
+        One line, or None if it works.
+    """
     try:
         torch.compile(_probe, dynamic=False)(torch.zeros(8, device=device))
     except Exception as error:  # Whatever the back end raises, the eager engine does without it.
-        first_line = str(error).strip().partition("\n")[0]
-        warnings.warn(f"torch.compile does not work here, so the engine is eager ({first_line})", stacklevel=2)
-        return False
-    return True
+        return str(error).strip().partition("\n")[0]
+    return None
 
 
 def _probe(x: torch.Tensor) -> torch.Tensor:

@@ -11,3 +11,7 @@ class CheckpointError(UsageError):
 
 class DivergedError(UsageError):
     """Training met a value that is not finite: the message names the task and the interval."""
+
+
+class MetricsError(UsageError):
+    """The metrics.csv of a run is damaged, or holds nothing to show yet."""

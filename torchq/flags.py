@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import click
 from torchq.engine import ENGINES
 from torchq.optim import OPTIMIZERS
 from torchq.presets import ALGOS, LRQ_CONVENTIONS, PRESETS, resolve, table
+from torchq.random import MAX_COUNT
 
 
 class Name(click.ParamType):
@@ -47,12 +49,12 @@ class Number(click.ParamType):
         above = f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
         expected = f"expected {'an integer' if self.kind is int else 'a number'} of {above}"
         if self.high != float("inf"):
-            expected += f" and at most {self.high:g}"
+            expected += f" and at most {self.high:,}" if self.kind is int else f" and at most {self.high:g}"
         try:
             number = self.kind(value)
         except ValueError:
             self.fail(f"{expected}, got {value!r}", param, ctx)
-        if not self.low <= number <= self.high or (self.low_open and number == self.low):
+        if not math.isfinite(number) or not self.low <= number <= self.high or (self.low_open and number == self.low):
             self.fail(f"{expected}, got {value}", param, ctx)
         return number
 
@@ -70,17 +72,18 @@ class Numbers(click.ParamType):
         return tuple(one.convert(part, param, ctx) for part in str(value).split(","))
 
 
-COUNT = Number(int, 1)
+COUNT = Number(int, 1, 1 << 31)
+BATCH = Number(int, 1, 1 << 24)
 POSITIVE = Number(float, 0.0, low_open=True)
 SHARE = Number(float, 0.0, 1.0)
 
 _FLAGS: list[tuple[str, click.ParamType, str]] = [
     ("seed", Number(int, 0, 2**62), "Seed of the first run; the others follow it."),
-    ("num-seeds", COUNT, "Independent runs trained side by side."),
-    ("num-envs", COUNT, "Environments per run and task."),
-    ("num-tasks", COUNT, "Tasks: up to 4 are the paper's, more are spread over the family's range."),
+    ("num-seeds", BATCH, "Independent runs trained side by side."),
+    ("num-envs", BATCH, "Environments per run and task."),
+    ("num-tasks", BATCH, "Tasks: up to 4 are the paper's, more are spread over the family's range."),
     ("episodes", COUNT, "Episodes per task and environment; one that ends early starts again within its length."),
-    ("rank", COUNT, "Rank K of the Q-tensor."),
+    ("rank", Number(int, 1, MAX_COUNT // 2), "Rank K of the Q-tensor."),
     ("learning-rate", POSITIVE, "Step size η at the start, per update."),
     ("learning-rate-half-life", POSITIVE, "Samples per task until η has halved (harmonic decay); unset: constant."),
     ("gamma", SHARE, "Discount γ per step."),
@@ -95,7 +98,7 @@ _FLAGS: list[tuple[str, click.ParamType, str]] = [
     ("task-weights", Numbers(), "Weight λ of each task's loss; unset: all 1."),
     ("lrq-convention", Name(LRQ_CONVENTIONS), "How preset paper runs lrq."),
     ("eval-every", COUNT, "Episodes between evaluations."),
-    ("eval-episodes", COUNT, "Greedy test episodes per evaluation, run and task."),
+    ("eval-episodes", BATCH, "Greedy test episodes per evaluation, run and task."),
     ("dtype", Name(("float32", "float64")), "Floating-point type of learner and environments."),
     ("device", Name(("auto", "cpu", "cuda")), "Where to compute; auto: the GPU if there is one."),
     ("engine", Name(ENGINES), "How to execute a step; auto: compile for long runs, if there is a compiler."),

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from torchq.errors import CheckpointError
+from torchq.errors import CheckpointError, MetricsError
 
 METRICS = "metrics.csv"
-_HEADER = "episode,samples,seed,task,return\n"
+_COLUMNS = ("episode", "samples", "seed", "task", "return")
+_HEADER = ",".join(_COLUMNS) + "\n"
 
 
 class Metrics(NamedTuple):
@@ -76,27 +77,43 @@ class MetricsFile:
         self._file.close()
 
 
-def read_metrics(folder: Path) -> Metrics:
-    """Learning curves from a run folder.
+def read_metrics(folder: Path, num_seeds: int, num_tasks: int) -> Metrics:
+    """Learning curves from a run folder; an evaluation that is not complete at the end is left out.
+
+    Args:
+        folder: the run folder.
+        num_seeds: runs side by side.
+        num_tasks: tasks of each.
 
     Raises:
-        ValueError: if there is no complete evaluation in it.
+        MetricsError: if the file is damaged, or there is no complete evaluation in it.
     """
     path = folder / METRICS
-    with path.open(newline="") as file:
-        rows = [
-            (int(row["episode"]), int(row["samples"]), int(row["seed"]), int(row["task"]), float(row["return"]))
-            for row in csv.DictReader(file)
-            if row.get("return")
-        ]
-    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    seeds, tasks = np.unique(table[:, 2]), np.unique(table[:, 3])
-    per_evaluation = max(1, len(seeds) * len(tasks))
-    complete = len(table) // per_evaluation
+    try:
+        whole_lines = path.read_text().rpartition("\n")[0]
+        table = [tuple(row[name] for name in _COLUMNS) for row in csv.DictReader(whole_lines.splitlines())]
+        size = num_seeds * num_tasks
+        complete = len(table) // size
+        keys = [(int(row[0]), int(row[1]), int(row[2]), int(row[3])) for row in table[: complete * size]]
+        values = np.array([float(row[4]) for row in table[: complete * size]])
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise MetricsError(f"{path} is damaged ({error!r})") from error
+    first_seed = keys[0][2] if keys else 0
+    for number, (episode, samples, seed, task) in enumerate(keys):
+        start = keys[number - number % size]
+        expected = (*start[:2], first_seed + number % size // num_tasks, number % num_tasks)
+        if (episode, samples, seed, task) != expected:
+            raise MetricsError(
+                f"{path} is damaged: expected seed {expected[2]}, task {expected[3]} in row {number + 1}"
+            )
     if not complete:
-        raise ValueError(f"{path} holds no complete evaluation")
-    curves = table[: complete * per_evaluation].reshape(complete, len(seeds), len(tasks), 5)
-    return Metrics(curves[:, 0, 0, 0].astype(int), curves[:, 0, 0, 1].astype(int), curves[..., 4])
+        raise MetricsError(f"{path} holds no complete evaluation yet")
+    starts = keys[::size]
+    return Metrics(
+        np.array([key[0] for key in starts]),
+        np.array([key[1] for key in starts]),
+        values.reshape(complete, num_seeds, num_tasks),
+    )
 
 
 class TensorBoard:

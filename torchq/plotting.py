@@ -75,5 +75,5 @@ def _draw(axis: Axes, curve: Curve, returns: np.ndarray) -> None:
     smooth = np.lib.stride_tricks.sliding_window_view(returns, window, axis=0).mean(-1)
     samples = curve.metrics.samples[window - 1 :]
     low, median, high = np.percentile(smooth, [25, 50, 75], axis=1)
-    (line,) = axis.plot(samples, median, label=curve.label, linewidth=1.5)
+    (line,) = axis.plot(samples, median, label=curve.label.replace("$", r"\$"), linewidth=1.5)
     axis.fill_between(samples, low, high, color=line.get_color(), alpha=0.2, linewidth=0)

@@ -139,6 +139,8 @@ def to_json(config: Config) -> dict[str, Any]:
 
 def from_json(values: dict[str, Any]) -> Config:
     """The configuration of a config.json; entries that are not hyper-parameters are ignored."""
+    if not isinstance(values, dict):
+        raise TypeError(f"expected a JSON object, got {values!r}")
     names = {field.name for field in dataclasses.fields(Config)}
     known = {name: value for name, value in values.items() if name in names}
     return Config(**{**known, "task_weights": tuple(known.get("task_weights", ()))})

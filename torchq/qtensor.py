@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import operator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _sizes(name: str, sizes: int | Sequence[int], minimum_modes: int) -> tuple[int, ...]:
-    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    sizes = tuple(map(operator.index, sizes if isinstance(sizes, Iterable) else (sizes,)))
     if len(sizes) < minimum_modes or any(size < 1 for size in sizes):
         raise ValueError(f"{name}: expected {minimum_modes} or more sizes of at least 1, got {sizes}")
     return sizes
@@ -155,6 +157,7 @@ class QTensor(nn.Module):
             sizes[num_state_modes:num_modes],
             sizes[num_modes:],
             rank=factors[0].shape[1],
+            generator=torch.Generator(factors[0].device),
             device=factors[0].device,
             dtype=factors[0].dtype,
         )
@@ -177,7 +180,10 @@ class QTensor(nn.Module):
             ValueError: if the run has no Q-tensor, or `run` or `task` do not fit it.
         """
         folder = Path(folder)
-        algo = json.loads((folder / "config.json").read_bytes())["algo"]
+        try:
+            algo = json.loads((folder / "config.json").read_bytes())["algo"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"folder: expected a run folder, but {folder} has no config.json to read") from error
         if algo not in ("stlrq", "lrq", "clrq"):
             raise ValueError(f"folder: expected a run of stlrq, lrq or clrq, got one of {algo}")
         loaded = load_checkpoint(folder / "checkpoint", algo)

@@ -108,10 +108,16 @@ def random_bits(
 
 
 def uniform(bits: Int[Tensor, "*batch"], dtype: torch.dtype) -> Float[Tensor, "*batch"]:
-    """Uniform numbers in [0, 1) from 32-bit words: 24 bits of them in float32, all 32 in float64, both exact."""
+    """Uniform numbers in [0, 1) from 32-bit words: 24 bits of them in float32, all 32 in float64, both exact.
+
+    Raises:
+        ValueError: if dtype is another one, in which rounding would give 1.
+    """
     if dtype == torch.float64:
         return bits.to(dtype) * 2.0**-32
-    return (bits >> 8).to(torch.float32).mul(2.0**-24).to(dtype)
+    if dtype == torch.float32:
+        return (bits >> 8).to(dtype) * 2.0**-24
+    raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
 
 
 def integers(bits: Int[Tensor, "*batch"], high: int) -> Int[Tensor, "*batch"]:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from torchq import checkpoint
-from torchq.cli import CONFIG, device_name, read_config, run_command
+from torchq.cli import device_name, run_command
 from torchq.errors import CheckpointError, UsageError
 from torchq.flags import COUNT, Name
 from torchq.logging import METRICS, Metrics, read_metrics
 from torchq.plotting import Curve, plot_learning_curves
 from torchq.presets import Config
+from torchq.runfolder import CONFIG, SUMMARY, read_config
 from torchq.session import EnvironmentLibrary, prepare
 
 
@@ -28,13 +29,9 @@ class Run(NamedTuple):
     folder: Path
     config: Config
     metrics: Metrics
-    summary: dict[str, Any] | None
-    """None while the run is unfinished."""
-
-    @property
-    def optimal(self) -> list[float] | None:
-        """Optimal return of each task, if the run computed it."""
-        return self.summary["optimal_return"] if self.summary else None
+    optimal: list[float] | None
+    """Optimal return of each task, if the run has computed it."""
+    finished: bool
 
 
 def read_run(folder: Path) -> Run:
@@ -47,12 +44,15 @@ def read_run(folder: Path) -> Run:
         raise UsageError(f"RUN: expected a run folder, but {folder} does not exist")
     if not (folder / CONFIG).exists() or not (folder / METRICS).exists():
         raise UsageError(f"RUN: expected a run folder, but {folder} has no {CONFIG} and {METRICS}")
+    config = read_config(folder)
+    metrics = read_metrics(folder, config.num_seeds, config.num_tasks or 0)
+    path = folder / SUMMARY
+    if not path.exists():
+        return Run(folder, config, metrics, None, finished=False)
     try:
-        summary_file = folder / "summary.json"
-        summary = json.loads(summary_file.read_bytes()) if summary_file.exists() else None
-        return Run(folder, read_config(folder), read_metrics(folder), summary)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"RUN: {folder} cannot be read ({error})") from error
+        return Run(folder, config, metrics, json.loads(path.read_bytes())["optimal_return"], finished=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"RUN: {path} is damaged ({error!r}); write it again with train.py --resume") from error
 
 
 @torch.no_grad()
@@ -76,7 +76,8 @@ def describe(run: Run, final: np.ndarray) -> dict[str, Any]:
         "algo": run.config.algo,
         "env": run.config.env,
         "preset": run.config.preset,
-        "finished": run.summary is not None,
+        **({"lrq_convention": run.config.lrq_convention} if run.config.algo == "lrq" else {}),
+        "finished": run.finished,
         "num_seeds": run.config.num_seeds,
         "samples_per_task": int(run.metrics.samples[-1]),
         "final_return": {"median": median.tolist(), "q25": low.tolist(), "q75": high.tolist()},
@@ -98,7 +99,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             lines.append(
                 f"{row['run']:<{width}}  {task:4d}  {median:9.1f}  [{low:8.1f}, {high:8.1f}]  {best}{unfinished}"
             )
-    return "\n".join(lines)
+    conventions = [f"{row['run']}: LR-Q convention {row['lrq_convention']}" for row in rows if "lrq_convention" in row]
+    return "\n".join(lines + conventions)
 
 
 def pictures(runs: Sequence[Run], folder: Path) -> list[Path]:

@@ -102,7 +102,8 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Session:
     task_list = env.sample_tasks(config.num_tasks)  # type: ignore[attr-defined]
     turns = len(task_list) if config.protocol == "online" else 1
     num_steps = config.episodes * env.episode_length * turns
-    config = replace(config, engine=engine.choose(config.engine, torch.device(config.device), num_steps))
+    chosen = engine.choose(config.engine, torch.device(config.device), num_steps)
+    config = replace(config, engine=chosen, num_tasks=len(task_list))
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     tasks = library.stack_tasks(task_list, device=device, dtype=dtype)
     grid = Grid(env.grid_low, env.grid_high, env.grid_sizes, joint=config.state_modes == "joint")

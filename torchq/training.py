@@ -13,18 +13,22 @@ import torch
 
 from torchq import checkpoint
 from torchq.checkpoint import write_atomically
-from torchq.errors import DivergedError
+from torchq.errors import CheckpointError, DivergedError
 from torchq.logging import MetricsFile, TensorBoard, read_metrics
 from torchq.plotting import Curve, plot_learning_curves
 from torchq.presets import Config
 from torchq.protocols import RunState
 from torchq.rollout import Problem, Statistics
+from torchq.runfolder import SUMMARY
 from torchq.session import EnvironmentLibrary, Session
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
 MAX_TASKS_FOR_OPTIMUM = 16
 MAX_TASKS_ON_BOARD = 64
+
+
+_KINDS = (int, int, float, int, float)
 
 
 class Position(NamedTuple):
@@ -37,6 +41,10 @@ class Position(NamedTuple):
     """Bytes of metrics.csv."""
     seconds: float
     """Wall time spent."""
+    read_episode: int
+    """Rounds played when the statistics were last read."""
+    read_seconds: float
+    """Wall time spent by then."""
 
 
 @torch.no_grad()
@@ -45,7 +53,7 @@ def train(
     library: EnvironmentLibrary,
     folder: Path,
     *,
-    resume: bool = False,
+    start: Position | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Train until the last episode, and write everything that a run folder holds.
@@ -54,30 +62,28 @@ def train(
         session: from `prepare`.
         library: the environments.
         folder: the run folder, with its config.json.
-        resume: continue from the folder's checkpoint, if it has one.
+        start: where to go on, from `load`; None for a new run.
         progress: whether to show a bar; None shows it on a terminal.
 
     Returns:
         The content of summary.json.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be loaded.
+        CheckpointError: if metrics.csv does not fit the checkpoint.
         DivergedError: if a value that is not finite was met; the last good checkpoint stays.
     """
     from tqdm import tqdm
 
     config, problem = session.config, session.problem
-    here = _load(session, folder) if resume else Position(session.initial_state, 0, 0, 0.0)
-    if here.episode:
-        tqdm.write(f"resuming after episode {here.episode} of {config.episodes}")
+    here = start or beginning(session)
     samples_per_episode = problem.env.episode_length * config.num_envs
     metrics = MetricsFile(folder, here.metrics_size)
-    board = TensorBoard(folder, here.episode * samples_per_episode if resume else None)
+    board = TensorBoard(folder, here.episode * samples_per_episode if start else None)
     bar = tqdm(
         total=config.episodes, initial=here.episode, unit="ep", disable=None if progress is None else not progress
     )
     begun = time.monotonic() - here.seconds
-    read = saved = here
+    saved = here.seconds
     try:
         while here.episode < config.episodes:
             state, policy = session.play(here.state, here.episode)
@@ -86,7 +92,7 @@ def train(
             evaluates = last or episode % config.eval_every == 0
             if evaluates:
                 returns = session.evaluate(policy, episode).tolist()
-                report = _report(session, state, returns, read, episode, time.monotonic() - begun)
+                report = _report(session, state, returns, here, episode, time.monotonic() - begun)
                 state = state._replace(statistics=session.initial_state.statistics)
                 metrics.append(episode, episode * samples_per_episode, problem.seeds.tolist(), returns)
                 board.log(report, episode * samples_per_episode)
@@ -94,12 +100,13 @@ def train(
                     f"return {report['eval/mean_reward']:.1f}, ε {report['rollout/exploration_rate']:.3f}, "
                     f"{report['time/fps']:,.0f} transitions/s"
                 )
-            here = Position(state, episode, metrics.size(), time.monotonic() - begun)
-            read = here if evaluates else read
-            if last or here.seconds - saved.seconds > CHECKPOINT_SECONDS:
+            seconds = time.monotonic() - begun
+            read = (episode, seconds) if evaluates else (here.read_episode, here.read_seconds)
+            here = Position(state, episode, metrics.size(), seconds, *read)
+            if last or seconds - saved > CHECKPOINT_SECONDS:
                 metrics.sync()
                 _save(session, folder, here)
-                saved = here
+                saved = seconds
             bar.update()
     except KeyboardInterrupt:
         metrics.sync()
@@ -120,14 +127,14 @@ def _diverged(what: str, first: int, last: int) -> str:
 
 
 def _report(
-    session: Session, state: RunState, returns: list[list[float]], read: Position, episode: int, seconds: float
+    session: Session, state: RunState, returns: list[list[float]], before: Position, episode: int, seconds: float
 ) -> dict[str, float]:
     """Means since the last reading, for TensorBoard; the only place where training waits for the device.
 
     Raises:
         DivergedError: naming the first task and seed with a value that is not finite, rewards before errors.
     """
-    config, first = session.config, read.episode + 1
+    config, first = session.config, before.read_episode + 1
     totals = zip(Statistics._fields, state.statistics, strict=True)
     sums = {name: total.double().cpu().numpy() for name, total in totals}
     greedy = np.array(returns)
@@ -138,11 +145,11 @@ def _report(
             raise DivergedError(_diverged(f"the {name} of task {bad[0][1]} (seed {seed})", first, episode))
     if not checkpoint.all_finite(checkpoint.flatten(state.learner)):
         raise DivergedError(_diverged("a factor or its moments", first, episode))
-    steps = (episode - read.episode) * session.problem.env.episode_length
+    steps = (episode - before.read_episode) * session.problem.env.episode_length
     report = {
         "rollout/ep_rew_mean": float((sums["reward"] / np.maximum(sums["episodes"], 1.0)).mean()),
         "rollout/exploration_rate": _epsilon(config, session.problem, greedy.shape[1], episode),
-        "time/fps": steps * config.num_envs * greedy.size / (seconds - read.seconds),
+        "time/fps": steps * config.num_envs * greedy.size / (seconds - before.read_seconds),
         "train/td_error": float(sums["absolute_error"].mean() / steps),
         "train/loss": float(0.5 * sums["squared_error"].mean() / steps),
         "eval/mean_reward": float(greedy.mean()),
@@ -166,23 +173,37 @@ def _save(session: Session, folder: Path, here: Position) -> None:
     tensors = checkpoint.flatten(here.state)
     if not checkpoint.all_finite(tensors):
         raise DivergedError(_diverged("the state of the run", 1, here.episode))
-    counters = {
-        "algo": session.config.algo,
-        "episode": here.episode,
-        "metrics_size": here.metrics_size,
-        "wall_time_s": here.seconds,
-    }
+    counters = {"algo": session.config.algo, **{name: getattr(here, name) for name in Position._fields[1:]}}
     checkpoint.save_checkpoint(folder / "checkpoint", tensors, counters)
 
 
-def _load(session: Session, folder: Path) -> Position:
-    """Where the checkpoint stands, or the beginning if there is none."""
+def beginning(session: Session) -> Position:
+    """Before the first round."""
+    return Position(session.initial_state, 0, 0, 0.0, 0, 0.0)
+
+
+def load(session: Session, folder: Path) -> Position:
+    """Where the checkpoint of a run folder stands, or the beginning if it was killed before its first.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded, or does not fit the session or metrics.csv.
+    """
     loaded = checkpoint.load_checkpoint(folder / "checkpoint", session.config.algo)
     if loaded is None:
-        return Position(session.initial_state, 0, 0, 0.0)
+        if (folder / SUMMARY).exists():
+            raise CheckpointError(f"checkpoint: the finished run in {folder} has lost it; start a new run")
+        return beginning(session)
     tensors, counters = loaded
-    state = checkpoint.unflatten(session.initial_state, tensors)
-    return Position(state, counters["episode"], counters["metrics_size"], counters["wall_time_s"])
+    try:
+        values = [kind(counters[name]) for name, kind in zip(Position._fields[1:], _KINDS, strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint: its counters are corrupted ({error!r}); start a new run") from error
+    here = Position(checkpoint.unflatten(session.initial_state, tensors), *values)
+    if min(values) < 0:
+        raise CheckpointError("checkpoint: expected counters of at least 0; it is corrupted, start a new run")
+    if here.read_episode:
+        read_metrics(folder, session.config.num_seeds, len(session.task_list))
+    return here
 
 
 def _finish(session: Session, library: EnvironmentLibrary, folder: Path, wall_time: float) -> dict[str, Any]:
@@ -190,7 +211,7 @@ def _finish(session: Session, library: EnvironmentLibrary, folder: Path, wall_ti
     config, problem = session.config, session.problem
     wanted = config.optimal if config.optimal is not None else len(session.task_list) <= MAX_TASKS_FOR_OPTIMUM
     optimal = library.optimal_returns(problem.env, session.task_list, problem.seeds.device) if wanted else None
-    metrics = read_metrics(folder)
+    metrics = read_metrics(folder, config.num_seeds, len(session.task_list))
     low, median, high = np.percentile(metrics.final_return(), [25, 50, 75], axis=0)
     samples = config.episodes * problem.env.episode_length * config.num_envs
     transitions = samples * len(session.task_list) * config.num_seeds
@@ -213,5 +234,5 @@ def _finish(session: Session, library: EnvironmentLibrary, folder: Path, wall_ti
         "versions": versions(),
     }
     plot_learning_curves([Curve(config.algo, metrics)], folder / "learning_curve.png", optimal, config.env)
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2).encode())
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
     return summary

@@ -22,7 +22,10 @@ class Learner(Protocol):
         ...
 
     def action_values(self, state: Any, index: tuple[Tensor, ...], task: Tensor | None = None) -> Tensor:
-        """Q(s, ·), shaped (seeds, tasks, envs, actions), of all tasks in order or of the one named."""
+        """Q(s, ·), shaped (seeds, tasks, envs, actions), of all tasks in order.
+
+        A learner that couples its tasks takes the number of one task, (1,), and gives that task's values alone.
+        """
         ...
 
     def update(

@@ -79,6 +79,12 @@ class LowRankQ:
             raise ValueError(f"optimizer: expected one of {', '.join(optim.OPTIMIZERS)}, got {self.optimizer!r}")
         if self.update_order not in ("joint", "block"):
             raise ValueError(f"update_order: expected joint or block, got {self.update_order!r}")
+        if not self.state_sizes or not self.action_sizes or min(*self.state_sizes, *self.action_sizes) < 1:
+            raise ValueError(
+                f"state_sizes, action_sizes: expected sizes of at least 1, got {self.state_sizes}, {self.action_sizes}"
+            )
+        if self.num_sweeps < 1:
+            raise ValueError(f"num_sweeps: expected at least 1, got {self.num_sweeps}")
         if self.task_weights and len(self.task_weights) != self.num_tasks:
             raise ValueError(f"task_weights: expected {self.num_tasks} weights, got {len(self.task_weights)}")
 
@@ -182,6 +188,8 @@ class LowRankQ:
         return cp.fibre(cp.product(rows), cp.khatri_rao(factors[first_action:]))
 
     def _rows(self, factors: tuple[Tensor, ...], indices: tuple[Tensor, ...], task: Tensor | None) -> list[Tensor]:
+        if task is not None and not self.couples_tasks:
+            raise ValueError("task: expected None, because the tasks of lrq learn side by side, got a task number")
         rows = []
         if self.has_task_mode:
             table = factors[0][:, 0]

@@ -51,6 +51,8 @@ class TabularQ:
 
     def action_values(self, state: TabularState, index: tuple[Tensor, ...], task: Tensor | None = None) -> Tensor:
         """Q(s, ·), shaped (seeds, tasks, envs, actions)."""
+        if task is not None:
+            raise ValueError("task: expected None, because tables learn side by side, got a task number")
         actions = torch.arange(self.num_actions, device=state.table.device)
         cells = self._row(index).unsqueeze(-1) * self.num_actions + actions
         return state.table.gather(-1, cells.flatten(-2)).view(cells.shape)
@@ -60,7 +62,7 @@ class TabularQ:
     ) -> tuple[TabularState, Tensor]:
         """State after one batch of transitions, and δ before it."""
         cells = self._row(transition.state_index) * self.num_actions + transition.action
-        next_values = self.action_values(state, transition.next_state_index)
+        next_values = self.action_values(state, transition.next_state_index, task)
         error = td.td_error(state.table.gather(-1, cells), transition.reward, transition.discount, next_values)
         table = state.table.scatter_add(-1, cells, learning_rate * error)
         return TabularState(table, state.num_updates + 1), error
