@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from envs.base import select_tasks, stack_tasks
+from envs.damped_pendulum import DampedPendulum, DampedPendulumTask
 from envs.gridworld import Gridworld, GridworldTask
 from envs.gymnasium import register
 from envs.optimal import optimal_returns
@@ -11,11 +12,16 @@ from envs.pendulum import Pendulum, PendulumTask
 from envs.wireless import Wireless, WirelessTask
 
 FAMILIES: dict[str, Callable[[], Any]] = {env.name: env for env in (Pendulum, Wireless, Gridworld)}
+CONTROL_FAMILIES: dict[str, Callable[[], Any]] = {env.name: env for env in (DampedPendulum,)}
+"""Families with continuous controls, for the quadratic learners."""
 
 register()
 
 __all__ = [
+    "CONTROL_FAMILIES",
     "FAMILIES",
+    "DampedPendulum",
+    "DampedPendulumTask",
     "Gridworld",
     "GridworldTask",
     "Pendulum",

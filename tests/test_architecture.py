@@ -8,8 +8,8 @@ import pytest
 from problems import ROOT
 
 LEVELS = [
-    {"errors", "td", "cp", "grid", "exploration", "random", "optim", "versions"},
-    {"transitions", "checkpoint", "engine"},
+    {"errors", "td", "cp", "grid", "exploration", "random", "optim", "versions", "quadratic"},
+    {"transitions", "checkpoint", "engine", "lqr", "sdp"},
     {"qtensor", "learners"},
     {
         "rollout",
@@ -23,6 +23,8 @@ LEVELS = [
         "cli",
         "session",
         "runfolder",
+        "study",
+        "monte_carlo",
         "report",
     },
 ]

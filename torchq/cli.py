@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 import torch
@@ -15,7 +16,8 @@ import torch
 from torchq import engine
 from torchq.errors import UsageError
 from torchq.flags import options
-from torchq.presets import Config
+from torchq.monte_carlo import ControlLibrary, run_study
+from torchq.presets import QUADRATIC_ALGOS, Config
 from torchq.runfolder import claim, new_config, resumed_config, write_config
 from torchq.session import EnvironmentLibrary, Session, prepare
 from torchq.training import load, train
@@ -49,12 +51,18 @@ def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
     return 2
 
 
-def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
+class CommandLibrary(EnvironmentLibrary, ControlLibrary, Protocol):
+    """What the command line asks of a package of environments."""
+
+
+def main(library: CommandLibrary, argv: Sequence[str] | None = None) -> int:
     """Command line of train.py; returns the exit code."""
 
     def callback(out: Path | None, resume: bool, progress: bool | None, **flags: Any) -> None:
         given = {name: value for name, value in flags.items() if value is not None}
         config = resumed_config(out, given) if resume else new_config(out, given)
+        if config.algo in QUADRATIC_ALGOS:
+            return _study(config, library, out, resume, progress)
         session = _prepare(dataclasses.replace(config, device=device_name(config.device)), library, resume)
         config = session.config
         with claim(out, config, resume=resume) as folder:
@@ -74,8 +82,36 @@ def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
         click.echo(_table(summary))
 
     help_text = "Train one learner on a family of tasks and leave a run folder with curves, picture and checkpoint."
-    command = click.Command("train.py", params=options(tuple(library.FAMILIES)), callback=callback, help=help_text)
+    command = click.Command(
+        "train.py", params=options((*library.FAMILIES, *library.CONTROL_FAMILIES)), callback=callback, help=help_text
+    )
     return run_command(command, argv)
+
+
+def _study(config: Config, library: CommandLibrary, out: Path | None, resume: bool, progress: bool | None) -> None:
+    """The case study of a quadratic learner, whose solvers run on the CPU."""
+    if config.device == "cuda":
+        raise UsageError(f"--device: expected cpu or auto with --algo {config.algo}, got cuda")
+    config = dataclasses.replace(config, device="cpu")
+    with claim(out, config, resume=resume) as folder:
+        write_config(folder, config)
+        click.echo(f"{config.algo} on {config.env}: {config.num_seeds} runs, sizes {config.sizes} -> {folder}")
+        summary = run_study(config, library, folder, resume=resume, progress=progress)
+    click.echo(study_table(summary["by_samples"]))
+    click.echo(f"unstable {summary['unstable_share']:.1%}, failed {summary['failed_share']:.1%}, "
+               f"{summary['wall_time_s']:.0f} s")  # fmt: skip
+
+
+def study_table(entries: list[dict[str, Any]]) -> str:
+    """Gap to FL+LQR per size, one line each."""
+    lines = ["samples  median gap  [     q25,      q75]  unstable  failed"]
+    for entry in entries:
+        gap = {name: math.nan if value is None else value for name, value in entry["gap"].items()}
+        lines.append(
+            f"{entry['samples']:7d}  {gap['median']:10.4f}  [{gap['q25']:8.4f}, {gap['q75']:8.4f}]  "
+            f"{entry['unstable_share']:8.1%}  {entry['failed_share']:6.1%}"
+        )
+    return "\n".join(lines)
 
 
 def _prepare(config: Config, library: EnvironmentLibrary, resume: bool) -> Session:

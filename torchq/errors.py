@@ -15,3 +15,7 @@ class DivergedError(UsageError):
 
 class MetricsError(UsageError):
     """The metrics.csv of a run is damaged, or holds nothing to show yet."""
+
+
+class SolverError(Exception):
+    """A semidefinite program was not solved: the message says how it ended and what to look at."""

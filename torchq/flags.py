@@ -72,6 +72,21 @@ class Numbers(click.ParamType):
         return tuple(one.convert(part, param, ctx) for part in str(value).split(","))
 
 
+class Sizes(click.ParamType):
+    """Numbers of samples separated by commas, increasing."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The sizes as a tuple."""
+        if isinstance(value, tuple):
+            return value
+        sizes = tuple(int(COUNT.convert(part, param, ctx)) for part in str(value).split(","))
+        if list(sizes) != sorted(set(sizes)):
+            self.fail(f"expected increasing sizes, got {value}", param, ctx)
+        return sizes
+
+
 COUNT = Number(int, 1, 1 << 31)
 BATCH = Number(int, 1, 1 << 24)
 POSITIVE = Number(float, 0.0, low_open=True)
@@ -97,6 +112,10 @@ _FLAGS: list[tuple[str, click.ParamType, str]] = [
     ("state-modes", Name(("per-dimension", "joint")), "One tensor mode per state dimension, or one for the state."),
     ("task-weights", Numbers(), "Weight λ of each task's loss; unset: all 1."),
     ("lrq-convention", Name(LRQ_CONVENTIONS), "How preset paper runs lrq."),
+    ("sizes", Sizes(), "Data set sizes of the quadratic learners."),
+    ("penalty", Name(("trace", "data")), "Matrix M of lmi-ql's penalty tr(MW): identity, or mean of φ⁺φ⁺ᵀ."),
+    ("constraint", Name(("dev", "tot")), "What a quadratic learner keeps below zero: the deviation from V_b, or all."),
+    ("iterations", COUNT, "Iterations of lmi-qli and lspi."),
     ("eval-every", COUNT, "Episodes between evaluations."),
     ("eval-episodes", BATCH, "Greedy test episodes per evaluation, run and task."),
     ("dtype", Name(("float32", "float64")), "Floating-point type of learner and environments."),
@@ -121,7 +140,8 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
     """All options; those in the table of presets have no default of their own."""
     named = [
         click.Option(["--algo"], type=Name(ALGOS), help="Method to train. Required, but for --resume."),
-        click.Option(["--env"], type=Name(families), help="Family of environments.  [default: pendulum]"),
+        click.Option(["--env"], type=Name(families),
+                     help="Family of environments.  [default: pendulum; damped-pendulum for lmi-ql, lmi-qli and lspi]"),
         click.Option(["--preset"], type=Name(PRESETS),
                      help="paper: the authors' online protocol.  [default: default, the batched protocol]"),
     ]  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from torchq.errors import UsageError
 
-ALGOS = ("stlrq", "lrq", "clrq", "tabular")
+QUADRATIC_ALGOS = ("lmi-ql", "lmi-qli", "lspi")
+ALGOS = ("stlrq", "lrq", "clrq", "tabular", *QUADRATIC_ALGOS)
 PRESETS = ("default", "paper")
 LRQ_CONVENTIONS = ("paper", "matched-epsilon", "matched-epsilon-one-update")
 
@@ -48,6 +49,10 @@ class Config:
     device: str = "auto"
     engine: str = "auto"
     optimal: bool | None = None
+    sizes: tuple[int, ...] = (10, 15, 20, 30, 50, 100, 200, 500)
+    penalty: Literal["trace", "data"] = "trace"
+    constraint: Literal["dev", "tot"] = "dev"
+    iterations: int = 20
 
     @property
     def num_sweeps(self) -> int:
@@ -75,6 +80,7 @@ _BY_ENV: dict[str, dict[str, Any]] = {
 
 _BY_ALGO: dict[str, dict[str, Any]] = {
     "tabular": {"learning_rate": 0.2},
+    **{algo: {"num_seeds": 120, "num_envs": 1, "dtype": "float64", "engine": "eager"} for algo in QUADRATIC_ALGOS},
 }
 
 _PAPER: dict[str, Any] = {
@@ -97,7 +103,12 @@ _PAPER_BY_ENV: dict[str, dict[str, Any]] = {
 
 def table(families: Iterable[str]) -> list[tuple[str, str]]:
     """The (env, preset) pairs that have hyper-parameters."""
-    return [(env, preset) for preset in PRESETS for env in families if preset == "default" or env in _PAPER_BY_ENV]
+    return [
+        (env, preset)
+        for preset in PRESETS
+        for env in families
+        if env in (_BY_ENV if preset == "default" else _PAPER_BY_ENV)
+    ]
 
 
 def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Config:
@@ -120,6 +131,19 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
 
 
 def _check(config: Config, overrides: dict[str, Any]) -> None:
+    quadratic = config.algo in QUADRATIC_ALGOS
+    for name in overrides:
+        own = name in ("sizes", "penalty", "constraint", "iterations")
+        common = name in ("seed", "num_seeds", "num_tasks", "device")
+        if not common and own != quadratic:
+            expected = f"--algo {', '.join(QUADRATIC_ALGOS if own else ALGOS[:4])}"
+            raise UsageError(f"--{name.replace('_', '-')}: expected only with {expected}, got --algo {config.algo}")
+    if quadratic:
+        if config.preset != "default" or config.env != "damped-pendulum":
+            raise UsageError(f"--env, --preset: expected damped-pendulum and default with --algo {config.algo}")
+        return
+    if config.env == "damped-pendulum":
+        raise UsageError(f"--env: expected {', '.join(_BY_ENV)} with --algo {config.algo}, got {config.env}")
     if config.protocol == "online" and config.num_envs != 1:
         raise UsageError(f"--num-envs: expected 1 with --preset paper (tasks take turns), got {config.num_envs}")
     if "lrq_convention" in overrides and not (config.algo == "lrq" and config.protocol == "online"):
@@ -134,7 +158,7 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
 
 def to_json(config: Config) -> dict[str, Any]:
     """The configuration as JSON types."""
-    return {**dataclasses.asdict(config), "task_weights": list(config.task_weights)}
+    return {**dataclasses.asdict(config), "task_weights": list(config.task_weights), "sizes": list(config.sizes)}
 
 
 def from_json(values: dict[str, Any]) -> Config:
@@ -142,5 +166,6 @@ def from_json(values: dict[str, Any]) -> Config:
     if not isinstance(values, dict):
         raise TypeError(f"expected a JSON object, got {values!r}")
     names = {field.name for field in dataclasses.fields(Config)}
-    known = {name: value for name, value in values.items() if name in names}
-    return Config(**{**known, "task_weights": tuple(known.get("task_weights", ()))})
+    known: dict[str, Any] = {name: value for name, value in values.items() if name in names}
+    lists: dict[str, Any] = {name: tuple(known[name]) for name in ("task_weights", "sizes") if name in known}
+    return Config(**(known | lists))

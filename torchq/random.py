@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     AUTORESET = 4
     EVALUATION_RESET = 5
     EVALUATION_STEP = 6
+    DATASET = 7
 
 
 def _multiply_high_low(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from torchq import checkpoint
-from torchq.cli import device_name, run_command
+from torchq.cli import device_name, run_command, study_table
 from torchq.errors import CheckpointError, UsageError
 from torchq.flags import COUNT, Name
 from torchq.logging import METRICS, Metrics, read_metrics
+from torchq.monte_carlo import by_samples, plot_study, read_rows
 from torchq.plotting import Curve, plot_learning_curves
-from torchq.presets import Config
+from torchq.presets import QUADRATIC_ALGOS, Config
 from torchq.runfolder import CONFIG, SUMMARY, read_config
 from torchq.session import EnvironmentLibrary, prepare
 
@@ -121,10 +122,48 @@ def pictures(runs: Sequence[Run], folder: Path) -> list[Path]:
     return paths
 
 
+def is_study(folder: Path) -> bool:
+    """Whether a folder holds a study of a quadratic learner."""
+    return (folder / CONFIG).exists() and read_config(folder).algo in QUADRATIC_ALGOS
+
+
+def _studies(runs: Sequence[Path], episodes: int | None, out: Path, as_json: bool) -> None:
+    """Tables and one picture of studies.
+
+    Raises:
+        UsageError: if a run is no study, or new episodes are asked for.
+    """
+    for folder in runs:
+        if not is_study(folder):
+            raise UsageError(f"RUN: expected studies of {', '.join(QUADRATIC_ALGOS)} only, got {folder}; show it apart")
+    if episodes is not None:
+        raise UsageError("--episodes: expected only with low-rank and tabular runs; a study has one test episode a run")
+    studies = {str(folder): read_rows(folder / METRICS) for folder in runs}
+    for name, rows in studies.items():
+        if not rows:
+            raise UsageError(f"RUN: {name} holds no finished run yet")
+    tables = {name: by_samples(rows) for name, rows in studies.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "study.png"
+    labels = [Path(name).name for name in studies]
+    unique = len(set(labels)) == len(labels)
+    plot_study({Path(name).name if unique else name: rows for name, rows in studies.items()}, path)
+    if as_json:
+        described = [{"run": name, "by_samples": table} for name, table in tables.items()]
+        click.echo(json.dumps({"runs": described, "pictures": [str(path)]}, indent=2))
+        return
+    for name, entries in tables.items():
+        click.echo(f"{name}: return minus FL+LQR's\n{study_table(entries)}")
+    click.echo(f"figure: {path}")
+
+
 def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
     """Command line of evaluate.py; returns the exit code."""
 
     def callback(runs: tuple[Path, ...], episodes: int | None, device: str, out: Path, as_json: bool) -> None:
+        if any(is_study(folder) for folder in runs):
+            _studies(runs, episodes, out, as_json)
+            return
         found = [read_run(folder) for folder in runs]
         rows = [
             describe(run, run.metrics.final_return() if episodes is None else play(run, library, episodes, device))

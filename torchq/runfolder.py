@@ -12,7 +12,7 @@ from typing import Any
 
 from torchq.checkpoint import write_atomically
 from torchq.errors import UsageError
-from torchq.presets import ALGOS, Config, from_json, resolve, to_json
+from torchq.presets import ALGOS, QUADRATIC_ALGOS, Config, from_json, resolve, to_json
 from torchq.versions import git_commit, versions
 
 CONFIG = "config.json"
@@ -30,7 +30,13 @@ def new_config(out: Path | None, given: dict[str, Any]) -> Config:
     if out is not None:
         _check_free(out)
     flags = dict(given)
-    return resolve(flags.pop("algo"), flags.pop("env", "pendulum"), flags.pop("preset", "default"), flags)
+    return resolve(
+        flags.pop("algo"), flags.pop("env", _default_env(given["algo"])), flags.pop("preset", "default"), flags
+    )
+
+
+def _default_env(algo: str) -> str:
+    return "damped-pendulum" if algo in QUADRATIC_ALGOS else "pendulum"
 
 
 def resumed_config(out: Path | None, given: dict[str, Any]) -> Config:

@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+
+from torchq import lqr, quadratic
+from torchq.quadratic import Quadratic, Sample
+
+
+def random_problem(generator, p=3, m=2, samples=9):
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    P, R = normal(p, p), normal(m, m)
+    q = Quadratic(P + P.T, normal(p, m), R @ R.T + torch.eye(m, dtype=torch.float64))
+    sample = Sample(
+        normal(samples, p), normal(samples, m), normal(samples), normal(samples, p), normal(samples), normal(samples)
+    )
+    return q, sample
+
+
+def value(q, phi, deviation):
+    """Eq. (10) without V_b, term by term."""
+    return phi @ q.P @ phi + 2 * phi @ q.S @ deviation - deviation @ q.R @ deviation
+
+
+def pack(q, *more):
+    parts = [quadratic.to_triangle(q.P), q.S.flatten(), quadratic.to_triangle(q.R), *map(quadratic.to_triangle, more)]
+    return torch.cat(parts)
+
+
+def test_features_give_the_value(generator):
+    q, sample = random_problem(generator)
+    features = quadratic.action_features(sample.phi, sample.deviation)
+    for row, phi, deviation in zip(features, sample.phi, sample.deviation, strict=True):
+        torch.testing.assert_close(row @ pack(q), value(q, phi, deviation))
+
+
+def test_packing_is_undone(generator):
+    q, _ = random_problem(generator)
+    for ours, theirs in zip(quadratic.unpack(pack(q), 3, 2), q, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_greedy_control_maximises_the_value(generator):
+    q, sample = random_problem(generator)
+    for phi in sample.phi:
+        best = quadratic.greedy_gain(q) @ phi
+        top = value(q, phi, best)
+        torch.testing.assert_close(top, quadratic.form(phi, q.P + quadratic.coupling(q)))
+        for _ in range(20):
+            assert value(q, phi, best + torch.randn(2, generator=generator, dtype=torch.float64)) < top
+
+
+def test_residuals_equal_their_definition(generator):
+    """With W = S R⁻¹ Sᵀ the relaxed and the fitted system both give eq. (8)."""
+    q, sample = random_problem(generator)
+    expected = torch.stack([
+        v + value(q, phi, u) - r - 0.9 * (next_v + value(q, next_phi, quadratic.greedy_gain(q) @ next_phi))
+        for phi, u, r, next_phi, v, next_v in zip(*sample, strict=True)
+    ])  # fmt: skip
+    G, y = quadratic.residual_system(sample, 0.9)
+    torch.testing.assert_close(G @ pack(q, quadratic.coupling(q)) + y, expected)
+    G, y = quadratic.fitted_system(sample, 0.9, q)
+    torch.testing.assert_close(G @ pack(q) + y, expected)
+    torch.testing.assert_close(quadratic.bellman_cost(sample, 0.9, q), expected.abs().mean())
+
+
+def test_baseline_has_the_baselines_greedy_control():
+    assert quadratic.greedy_gain(quadratic.baseline(3, 2)).abs().max() == 0
+
+
+def test_scalar_riccati_has_its_closed_form():
+    """P = q + γa²P − γ²a²b²P²/(r + γb²P) is a quadratic equation in P."""
+    a, b, q, r, gamma = 1.1, 0.5, 2.0, 0.3, 0.9
+    A, B, Q, R = (torch.tensor([[x]], dtype=torch.float64) for x in (a, b, q, r))
+    P, K = lqr.discounted_riccati(A, B, Q, R, gamma)
+    second, first, constant = gamma * b**2, r - gamma * (a**2 * r + q * b**2), -q * r
+    root = (-first + math.sqrt(first**2 - 4 * second * constant)) / (2 * second)
+    assert P.item() == pytest.approx(root, rel=1e-12)
+    assert K.item() == pytest.approx(gamma * a * b * root / (r + gamma * b**2 * root), rel=1e-12)
+    assert lqr.discounted_radius(A, B, K, gamma) < 1
+
+
+def test_riccati_gain_is_greedy_for_its_value(generator):
+    A = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    B = torch.randn(3, 1, generator=generator, dtype=torch.float64)
+    Q, R = torch.eye(3, dtype=torch.float64), torch.eye(1, dtype=torch.float64)
+    P, K = lqr.discounted_riccati(A, B, Q, R, 0.95)
+    x = torch.randn(3, generator=generator, dtype=torch.float64)
+
+    def cost(u):
+        following = A @ x + B @ u
+        return x @ Q @ x + u @ R @ u + 0.95 * following @ P @ following
+
+    assert cost(-K @ x).item() == pytest.approx((x @ P @ x).item(), rel=1e-9)
+    assert cost(-K @ x + 0.1) > cost(-K @ x)

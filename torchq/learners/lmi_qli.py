@@ -1,0 +1,41 @@
+"""LMI-QLi: quadratic Q-learning by a sequence of semidefinite programs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from torchq import quadratic, sdp
+from torchq.errors import SolverError
+from torchq.quadratic import Fit, Quadratic, Sample
+
+
+@dataclass(frozen=True)
+class LMIQLi:
+    """ℓ1 fitted-Q iteration under linear matrix inequalities.                          [LMI, alg. 2, eq. (14)]
+
+    Each iteration holds the value of the next state at the last solution, starting from P̄ = 0, S̄ = 0, R̄ = I.
+
+    Args:
+        gamma: discount γ.
+        num_iterations: programs solved.
+    """
+
+    gamma: float
+    num_iterations: int = 20
+
+    def fit(self, sample: Sample, bound: Tensor, start: Quadratic | None = None) -> Fit:
+        """Fit to samples, with B of `sdp.solve_fitted`; a failed solve keeps the last good iterate."""
+        p, m = sample.phi.shape[1], sample.deviation.shape[1]
+        q = quadratic.baseline(p, m) if start is None else start
+        failed = False
+        for _ in range(self.num_iterations):
+            try:
+                G, y = quadratic.fitted_system(sample, self.gamma, q)
+                q = sdp.solve_fitted(G, y, bound, p, m).q
+            except SolverError:
+                failed = True
+                break
+        return Fit(q, quadratic.bellman_cost(sample, self.gamma, q).item(), math.nan, math.nan, failed)

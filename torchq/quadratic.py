@@ -1,0 +1,152 @@
+"""Quadratic Q-functions around a baseline policy: features, values, greedy gain and Bellman residuals.
+
+    Q(x, u) = V_b(x) + φᵀPφ + 2φᵀSũ − ũᵀRũ,   φ = φ(x),  ũ = u − π_b(x),  R ≻ 0          [LMI, eq. (10)]
+
+Symmetric matrices travel as their upper triangles, row by row. The parameters of a Q-function are one vector
+z = (triu P, S, triu R), and those of its relaxation z = (triu P, S, triu R, triu W).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Quadratic(NamedTuple):
+    """Parameters of a quadratic Q-function; any leading batch dimensions."""
+
+    P: Tensor
+    """State block, (..., p, p), symmetric."""
+    S: Tensor
+    """Cross block, (..., p, m)."""
+    R: Tensor
+    """Control block, (..., m, m), symmetric."""
+
+
+def triangle_size(size: int) -> int:
+    """Entries of the upper triangle of a symmetric matrix."""
+    return size * (size + 1) // 2
+
+
+def to_triangle(matrix: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch entries"]:
+    """Upper triangle of a symmetric matrix, row by row."""
+    row, column = torch.triu_indices(matrix.shape[-1], matrix.shape[-1], device=matrix.device)
+    return matrix[..., row, column]
+
+
+def from_triangle(entries: Float[Tensor, "*batch entries"], size: int) -> Float[Tensor, "*batch {size} {size}"]:
+    """Symmetric matrix from its upper triangle."""
+    row, column = torch.triu_indices(size, size, device=entries.device)
+    matrix = entries.new_zeros(*entries.shape[:-1], size, size)
+    matrix[..., row, column] = entries
+    matrix[..., column, row] = entries
+    return matrix
+
+
+def monomials(v: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch entries"]:
+    """Coefficients of the upper triangle of M in vᵀMv: v_i² on the diagonal, 2 v_i v_j above it."""
+    row, column = torch.triu_indices(v.shape[-1], v.shape[-1], device=v.device)
+    return torch.where(row == column, 1.0, 2.0).to(v.dtype) * v[..., row] * v[..., column]
+
+
+def form(v: Float[Tensor, "*batch n"], matrix: Float[Tensor, "*#batch n n"]) -> Float[Tensor, "*batch"]:
+    """Quadratic form vᵀMv."""
+    return torch.einsum("...i,...ij,...j->...", v, matrix, v)
+
+
+def action_features(
+    phi: Float[Tensor, "*batch p"], deviation: Float[Tensor, "*batch m"]
+) -> Float[Tensor, "*batch parameters"]:
+    """Coefficients of z = (triu P, S, triu R) in Q(x, u) − V_b(x).                        [LMI, eqs. (10), (21)]"""
+    cross = 2.0 * (phi.unsqueeze(-1) * deviation.unsqueeze(-2)).flatten(-2)
+    return torch.cat((monomials(phi), cross, -monomials(deviation)), dim=-1)
+
+
+def unpack(z: Float[Tensor, "*batch parameters"], p: int, m: int) -> Quadratic:
+    """P, S and R from the parameter vector; what follows them in z is ignored."""
+    sizes = (triangle_size(p), p * m, triangle_size(m))
+    P, S, R = z[..., : sum(sizes)].split(sizes, dim=-1)
+    return Quadratic(from_triangle(P, p), S.unflatten(-1, (p, m)), from_triangle(R, m))
+
+
+def greedy_gain(q: Quadratic) -> Float[Tensor, "*batch m p"]:
+    """R⁻¹Sᵀ: the greedy control is u = π_b(x) + R⁻¹Sᵀ φ(x).                               [LMI, eq. (11)]"""
+    return torch.linalg.solve(q.R, q.S.mT)
+
+
+def coupling(q: Quadratic) -> Float[Tensor, "*batch p p"]:
+    """W = S R⁻¹ Sᵀ, so that max_u Q(x, u) = V_b(x) + φᵀ(P + W)φ.                          [LMI, eq. (12)]"""
+    W = q.S @ greedy_gain(q)
+    return (W + W.mT) / 2
+
+
+class Fit(NamedTuple):
+    """What a quadratic learner returns for one set of samples."""
+
+    q: Quadratic
+    cost: float
+    """Mean |δ| of q, eq. (13): an upper bound of its minimum."""
+    lower_bound: float
+    """Optimum of the relaxation without penalty, a lower bound of that minimum; NaN where the method has none."""
+    penalty_weight: float
+    """λ chosen by the line search; NaN where the method has none."""
+    failed: bool
+    """Whether a solve failed, so that q is the last good iterate or the baseline itself."""
+
+
+def baseline(p: int, m: int) -> Quadratic:
+    """P = 0, S = 0, R = I: the Q-function whose greedy control is the baseline's."""
+    zero = torch.zeros(p, p, dtype=torch.float64)
+    return Quadratic(zero, zero[:, :1].expand(p, m).clone(), torch.eye(m, dtype=torch.float64))
+
+
+class Sample(NamedTuple):
+    """Features of a batch of one-step transitions, all float64 of shape (samples, ...)."""
+
+    phi: Tensor
+    """φ(x), (samples, p)."""
+    deviation: Tensor
+    """ũ = u − π_b(x), (samples, m)."""
+    reward: Tensor
+    """r, (samples,)."""
+    next_phi: Tensor
+    """φ(x⁺), (samples, p)."""
+    value: Tensor
+    """V_b(x), (samples,)."""
+    next_value: Tensor
+    """V_b(x⁺), (samples,)."""
+
+
+def residual_system(sample: Sample, gamma: float) -> tuple[Tensor, Tensor]:
+    """Matrix G and offset y of the Bellman residuals δ = Gz + y, affine in z = (triu P, S, triu R, triu W).
+
+        δ = Q(x, u) − r − γ (V_b(x⁺) + φ⁺ᵀ(P + W)φ⁺)                                       [LMI, eqs. (8), (13)]
+
+    Residual is prediction minus target here, as in the paper; a TD error has the other sign.
+    """
+    following = gamma * monomials(sample.next_phi)
+    G = torch.cat((action_features(sample.phi, sample.deviation), -following), dim=-1)
+    G[..., : following.shape[-1]] -= following
+    return G, sample.value - sample.reward - gamma * sample.next_value
+
+
+def fitted_system(sample: Sample, gamma: float, fixed: Quadratic) -> tuple[Tensor, Tensor]:
+    """G and y of the residuals with the next state's value fixed, affine in z = (triu P, S, triu R).
+
+    δ = Q(x, u) − r − γ (V_b(x⁺) + φ⁺ᵀ(P̄ + S̄R̄⁻¹S̄ᵀ)φ⁺)                                [LMI, eq. (14)]
+    """
+    best = sample.next_value + form(sample.next_phi, fixed.P + coupling(fixed))
+    return action_features(sample.phi, sample.deviation), sample.value - sample.reward - gamma * best
+
+
+def bellman_cost(sample: Sample, gamma: float, q: Quadratic) -> Float[Tensor, ""]:
+    """Mean |δ| with W = S R⁻¹ Sᵀ: the cost that all methods are measured by.               [LMI, eq. (13)]
+
+    Differs from the paper: the mean instead of the sum, so that it does not grow with the number of samples.
+    """
+    G, y = fitted_system(sample, gamma, q)
+    z = torch.cat((to_triangle(q.P), q.S.flatten(-2), to_triangle(q.R)), dim=-1)
+    return (G @ z + y).abs().mean()

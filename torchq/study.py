@@ -1,0 +1,208 @@
+"""The case study of [LMI]: quadratic learners on data sets of growing size, beside the yardstick and the baseline."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from torchq import lqr, quadratic
+from torchq import random as counter
+from torchq.learners import LMIQL, LSPI, LMIQLi
+from torchq.presets import Config
+from torchq.quadratic import Fit, Quadratic, Sample
+from torchq.random import Purpose
+
+UNSTABLE_STATE = 2.0 * math.pi
+UNSTABLE_RETURN = -1e3
+"""A run is unstable if max|x| in its test episode passes 2π, or its return falls below −1000."""
+
+_DTYPE = torch.float64
+
+
+class ControlEnvironment(Protocol):
+    """What the study asks of an environment, besides `reset`, `step` and `observe` in batch."""
+
+    episode_length: int
+    gamma: float
+    noise: float
+    exploration_high: tuple[float, float]
+    exploration_noise: float
+
+    def reset(self, tasks: Any, uniforms: Tensor) -> Any:
+        """State at the start of a test episode."""
+        ...
+
+    def place(self, high: tuple[float, float], uniforms: Tensor) -> Any:
+        """States uniform in ±high."""
+        ...
+
+    def step(self, tasks: Any, state: Any, control: Tensor, uniforms: Tensor) -> tuple[Any, Tensor, Tensor, Tensor]:
+        """State, reward, terminated and truncated after one step."""
+        ...
+
+    def observe(self, state: Any) -> Tensor:
+        """The state x, (seeds, tasks, envs, dimensions)."""
+        ...
+
+    def features(self, observation: Tensor) -> Tensor:
+        """φ(x)."""
+        ...
+
+    def believed(self, task: Any) -> Any:
+        """The parameters that the baseline is designed with."""
+        ...
+
+    def cancelling(self, task: Any, observation: Tensor) -> Tensor:
+        """Control that cancels the nonlinearity."""
+        ...
+
+    def linearised(self, task: Any, *, gravity: bool = True) -> tuple[Tensor, Tensor]:
+        """A and B."""
+        ...
+
+    def reward_weights(self) -> tuple[Tensor, Tensor]:
+        """Q and R."""
+        ...
+
+
+class Row(NamedTuple):
+    """One line of metrics.csv: one run, task and size."""
+
+    episode: str
+    samples: int
+    seed: int
+    task: int
+    episode_return: float
+    optimal_return: float
+    """Of the yardstick, feedback linearisation with LQR, from the same start and with the same noise."""
+    baseline_return: float
+    unstable: int
+    failed: int
+    penalty_weight: float
+    cost: float
+    lower_bound: float
+
+
+class Design(NamedTuple):
+    """Controllers of one task that need a model: the baseline from wrong parameters, the yardstick from the right."""
+
+    value: Tensor
+    """P_b: V_b(x) = −xᵀP_b x."""
+    gain: Tensor
+    """K_b: π_b(x) = −K_b x."""
+    yardstick_gain: Tensor
+    """K_f: u = (cancelling control) − K_f x."""
+
+
+def design(env: ControlEnvironment, task: Any) -> Design:
+    """Baseline and yardstick of a task, from discounted Riccati equations."""
+    Q, R = env.reward_weights()
+    value, gain = lqr.discounted_riccati(*env.linearised(env.believed(task)), Q, R, env.gamma)
+    _, yardstick = lqr.discounted_riccati(*env.linearised(task, gravity=False), Q, R, env.gamma)
+    return Design(value, gain, yardstick)
+
+
+def draw(seed: int, task: int, purpose: Purpose, steps: int, envs: int, count: int) -> Tensor:
+    """Uniforms of one run and task, (steps, 1, 1, envs, count)."""
+    step, env = torch.arange(steps), torch.arange(envs)
+    bits = counter.random_bits(torch.tensor([seed]), step, purpose, torch.tensor([task]), env, count)
+    return counter.uniform(bits, _DTYPE)
+
+
+def dataset(env: ControlEnvironment, tasks: Any, plan: Design, seed: int, task: int, size: int) -> Sample:
+    """One-step transitions under the exploring baseline; the first rows do not depend on how many there are.
+
+    Control and reward come from the true state, x and x⁺ are measured with independent noise, and ũ = u + K_b x is that
+    of the measured state.                                                                  [LMI, §IV-A]
+    """
+    uniforms = draw(seed, task, Purpose.DATASET, 1, size, 10)[0]
+    normals = torch.stack([counter.normal(uniforms[0, 0, :, i], uniforms[0, 0, :, i + 1])[0] for i in (2, 4, 6)])
+    extra = torch.stack([counter.normal(uniforms[0, 0, :, i], uniforms[0, 0, :, i + 1])[1] for i in (2, 4)])
+    state = env.place(env.exploration_high, uniforms[..., :2])
+    x = env.observe(state)[0, 0]
+    control = -(x @ plan.gain.mT) + env.exploration_noise * normals[2].unsqueeze(-1)
+    following, reward, _, _ = env.step(tasks, state, control.view(1, 1, -1), uniforms[..., 8:10])
+    x = x + env.noise * torch.stack((normals[0], extra[0]), -1)
+    next_x = env.observe(following)[0, 0] + env.noise * torch.stack((normals[1], extra[1]), -1)
+    return Sample(
+        phi=env.features(x),
+        deviation=control + x @ plan.gain.mT,
+        reward=reward[0, 0],
+        next_phi=env.features(next_x),
+        value=-quadratic.form(x, plan.value),
+        next_value=-quadratic.form(next_x, plan.value),
+    )
+
+
+def test_episode(
+    env: ControlEnvironment, tasks: Any, task: Any, plan: Design, fits: list[Quadratic], seed: int, number: int
+) -> tuple[Tensor, Tensor]:
+    """Returns and stability of the yardstick, the baseline and all fits, from one start and with the same noise.
+
+    Returns:
+        Undiscounted returns and whether each was unstable, (2 + fits,).
+    """
+    policies = 2 + len(fits)
+    gains = torch.stack([quadratic.greedy_gain(q) for q in fits])
+    start = draw(seed, number, Purpose.EVALUATION_RESET, 1, 1, 2)[0]
+    state = env.reset(tasks, start.expand(-1, -1, policies, -1))
+    noise = draw(seed, number, Purpose.EVALUATION_STEP, env.episode_length, 1, 2)
+    total, largest = torch.zeros(policies, dtype=_DTYPE), torch.zeros(policies, dtype=_DTYPE)
+    for uniforms in noise:
+        x = env.observe(state)[0, 0]
+        base = -(x @ plan.gain.mT)
+        learnt = base[2:] + (gains @ env.features(x[2:]).unsqueeze(-1)).squeeze(-1)
+        yardstick = env.cancelling(task, x[:1]) - x[:1] @ plan.yardstick_gain.mT
+        control = torch.cat((yardstick, base[1:2], learnt)).view(1, 1, policies)
+        state, reward, _, _ = env.step(tasks, state, control, uniforms.expand(-1, -1, policies, -1))
+        total += reward[0, 0]
+        largest = torch.maximum(largest, env.observe(state)[0, 0].abs().amax(-1))
+    return total, ~((largest <= UNSTABLE_STATE) & (total >= UNSTABLE_RETURN))
+
+
+def fit(config: Config, gamma: float, sample: Sample, bound: Tensor) -> Fit:
+    """Fit of the configured learner."""
+    if config.algo == "lmi-ql":
+        return LMIQL(gamma, config.penalty).fit(sample, bound)
+    if config.algo == "lmi-qli":
+        return LMIQLi(gamma, config.iterations).fit(sample, bound)
+    return LSPI(gamma, config.iterations).fit(sample, bound)
+
+
+def value_bound(constraint: str, plan: Design, p: int) -> Tensor:
+    """B of the programs: zero for `dev`, EᵀP_bE with x = Eφ for `tot`; the first features are x."""
+    bound = torch.zeros(p, p, dtype=_DTYPE)
+    if constraint == "tot":
+        n = len(plan.value)
+        bound[:n, :n] = plan.value
+    return bound
+
+
+def run_seed(config: Config, env: ControlEnvironment, stacked: list[Any], task_list: list[Any], seed: int) -> list[Row]:
+    """All sizes of one run, for each task.
+
+    Args:
+        config: learner and sizes.
+        env: the family.
+        stacked: parameters of each task as tensors, one by one.
+        task_list: the same as numbers.
+        seed: of the run.
+    """
+    torch.set_num_threads(1)
+    rows = []
+    for number, (tasks, task) in enumerate(zip(stacked, task_list, strict=True)):
+        plan = design(env, task)
+        everything = dataset(env, tasks, plan, seed, number, max(config.sizes))
+        bound = value_bound(config.constraint, plan, everything.phi.shape[1])
+        fits = [fit(config, env.gamma, Sample(*(x[:size] for x in everything)), bound) for size in config.sizes]
+        returns, unstable = test_episode(env, tasks, task, plan, [f.q for f in fits], seed, number)
+        optimal, base = returns[:2].tolist()
+        for size, f, value, fell in zip(config.sizes, fits, returns[2:].tolist(), unstable[2:].tolist(), strict=True):
+            rows.append(
+                Row("", size, seed, number, value, optimal, base, int(fell), int(f.failed), f.penalty_weight, f.cost,
+                    f.lower_bound)
+            )  # fmt: skip
+    return rows
