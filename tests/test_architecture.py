@@ -10,7 +10,7 @@ from problems import ROOT
 LEVELS = [
     {"errors", "td", "cp", "grid", "exploration", "random", "optim", "versions", "quadratic"},
     {"transitions", "checkpoint", "engine", "lqr", "sdp"},
-    {"qtensor", "learners"},
+    {"qtensor", "learners", "layers"},
     {
         "rollout",
         "evaluation",
@@ -28,7 +28,7 @@ LEVELS = [
         "report",
     },
 ]
-HEAVY = {"gymnasium", "matplotlib", "tensorly", "tensorboard", "scipy", "cvxpy", "tqdm"}
+HEAVY = {"gymnasium", "matplotlib", "tensorly", "tensorboard", "scipy", "cvxpy", "cvxpylayers", "diffcp", "tqdm"}
 
 
 def imports(path, *, top_only=False):

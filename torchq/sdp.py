@@ -17,6 +17,10 @@ CONTROL_FLOOR = 1e-4
 """ε_R: R ⪰ ε_R I stands for the paper's strict R ≻ 0."""
 
 
+_LOOSE = {"tol_gap_abs": 1e-6, "tol_gap_rel": 1e-6, "tol_feas": 1e-6}
+"""Tolerances of a second attempt, where the first stalls short of the default 1e-8."""
+
+
 class Solution(NamedTuple):
     """Solution of one program."""
 
@@ -34,6 +38,22 @@ class _Program(NamedTuple):
     y: Any
     bound: Any
     penalty: Any
+    variables: tuple[Any, ...]
+
+
+def relaxation_layer(samples: int, p: int, m: int) -> Any:
+    """A `cvxpylayers.torch.CvxpyLayer` of the relaxation: (G, y, B, λM) to (P, S, R, W).
+
+    Raises:
+        ImportError: if cvxpylayers is not installed, with the command that installs it.
+    """
+    try:
+        from cvxpylayers.torch import CvxpyLayer
+    except ImportError as error:
+        raise ImportError('cvxpylayers is not installed; install it with: pip install "torchq[layers]"') from error
+    program = _program("relaxation", samples, p, m)
+    parameters = [program.G, program.y, program.bound, program.penalty]
+    return CvxpyLayer(program.problem, parameters=parameters, variables=list(program.variables))
 
 
 def solve_relaxation(
@@ -91,7 +111,8 @@ def _program(kind: Literal["relaxation", "fitted"], samples: int, p: int, m: int
         constraints += [cp.bmat([[W, S], [S.T, R]]) >> 0, bound - P - W >> 0]
     else:
         constraints.append(cp.bmat([[bound - P, S], [S.T, R]]) >> 0)
-    return _Program(cp.Problem(cp.Minimize(cost), constraints), z, G, y, bound, penalty)
+    variables = (P, S, R, W) if relaxed else (P, S, R)
+    return _Program(cp.Problem(cp.Minimize(cost), constraints), z, G, y, bound, penalty, variables)
 
 
 def _triangle(matrix: Any, size: int) -> Any:
@@ -114,6 +135,8 @@ def _solve(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The status says the same, and is turned into an error below.
             program.problem.solve(solver=solver)
+            if program.problem.status == cp.OPTIMAL_INACCURATE and solver == "CLARABEL":
+                program.problem.solve(solver=solver, **_LOOSE)
     except cp.SolverError as error:
         raise SolverError(f"{solver} failed on {len(y)} samples ({error}); check the data's excitation") from error
     if program.problem.status != cp.OPTIMAL:
