@@ -9,7 +9,7 @@ from problems import ROOT
 
 LEVELS = [
     {"errors", "td", "cp", "grid", "exploration", "random", "optim", "versions", "quadratic"},
-    {"transitions", "checkpoint", "engine", "lqr", "sdp"},
+    {"transitions", "checkpoint", "engine", "lqr", "sdp", "excitation"},
     {"qtensor", "learners", "layers"},
     {
         "rollout",
