@@ -184,6 +184,9 @@ def _finish(config: Config, folder: Path, rows: list[Row], task_list: list[Any],
 def plot_study(studies: dict[str, list[Row]], path: Path) -> None:
     """Return against samples per method, yardstick and baseline as lines, unstable shares in the legend.  [LMI, fig. 1]
 
+    Medians and quartiles are those of the paired differences to the yardstick, drawn from its median return: the spread
+    of the returns themselves is that of the start states, the same for every method.
+
     Args:
         studies: rows by label, all on the same runs.
         path: of the PNG; replaced if it exists.
@@ -194,24 +197,24 @@ def plot_study(studies: dict[str, list[Row]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.8, 4.4), layout="constrained")
+    first = next(iter(studies.values()))
+    yardstick = float(np.median([row.optimal_return for row in first]))
+    base = yardstick + float(np.median([row.baseline_return - row.optimal_return for row in first]))
     for label, rows in studies.items():
-        table = by_samples(rows)
-        samples = [entry["samples"] for entry in table if entry["return"]["median"] is not None]
-        low, median, high = ([entry["return"][q] for entry in table if entry["return"][q] is not None]
-                             for q in ("q25", "median", "q75"))  # fmt: skip
+        table = [entry for entry in by_samples(rows) if entry["gap"]["median"] is not None]
+        samples = [entry["samples"] for entry in table]
+        low, median, high = ([yardstick + entry["gap"][q] for entry in table] for q in ("q25", "median", "q75"))
         share = sum(row.unstable for row in rows) / len(rows)
         name = label.replace("$", r"\$")
         (line,) = axis.plot(samples, median, marker="o", markersize=3, label=f"{name} ({share:.1%} unstable)")
         axis.fill_between(samples, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    rows = next(iter(studies.values()))
-    yardstick, base = np.median([row.optimal_return for row in rows]), np.median([row.baseline_return for row in rows])
-    axis.axhline(float(yardstick), color="0.2", linestyle="--", linewidth=1, label="FL+LQR")
-    axis.axhline(float(base), color="0.5", linestyle=":", linewidth=1, label="baseline")
-    height = abs(float(yardstick)) * 0.25
-    axis.set_ylim(float(base) - 4 * height, float(yardstick) + height)
+    axis.axhline(yardstick, color="0.2", linestyle="--", linewidth=1, label="FL+LQR")
+    axis.axhline(base, color="0.5", linestyle=":", linewidth=1, label="baseline")
+    height = yardstick - base
+    axis.set_ylim(base - 2 * height, yardstick + height / 2)
     axis.set_xscale("log")
     axis.set_xlabel("samples")
-    axis.set_ylabel("return of a test episode")
+    axis.set_ylabel("return of a test episode, paired to FL+LQR")
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=120)
