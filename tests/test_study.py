@@ -8,6 +8,7 @@ from problems import command_line, outcome
 
 import envs
 from torchq import quadratic, study
+from torchq.checkpoint import load_checkpoint
 from torchq.monte_carlo import by_samples, read_rows
 from torchq.presets import resolve
 from torchq.report import main
@@ -89,7 +90,6 @@ def test_a_study_resumes_exactly(tmp_path, monkeypatch):
 
     arguments = ("--algo", "lspi", *SMALL, "--num-seeds", 3, "--no-progress")
     assert command_line(*arguments, "--out", tmp_path / "quiet")[0] == 0
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
     original = module.run_seed
 
     def stop(config, env, stacked, task_list, seed):
@@ -98,7 +98,10 @@ def test_a_study_resumes_exactly(tmp_path, monkeypatch):
         return original(config, env, stacked, task_list, seed)
 
     monkeypatch.setattr(module, "run_seed", stop)
-    assert command_line(*arguments, "--out", tmp_path / "stopped")[0] == 130
+    with pytest.raises(SystemExit) as interrupted:
+        command_line(*arguments, "--out", tmp_path / "stopped")
+    assert interrupted.value.code == 130
+    assert load_checkpoint(tmp_path / "stopped" / "checkpoint", "lspi")[1]["episode"] == 2
     monkeypatch.setattr(module, "run_seed", original)
     assert command_line("--resume", "--out", tmp_path / "stopped")[0] == 0
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "quiet")

@@ -6,7 +6,8 @@ import dataclasses
 import difflib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,11 +75,8 @@ def main(library: CommandLibrary, argv: Sequence[str] | None = None) -> int:
                 click.echo(f"LR-Q convention: {config.lrq_convention}")
             if start and start.episode:
                 click.echo(f"resuming after episode {start.episode} of {config.episodes}")
-            try:
+            with _interruptible(folder):
                 summary = train(session, library, folder, start=start, progress=progress)
-            except KeyboardInterrupt:
-                click.echo(f"\ninterrupted; go on with: --resume --out {folder}", err=True)
-                raise SystemExit(130) from None
         click.echo(_table(summary))
 
     help_text = "Train one learner on a family of tasks and leave a run folder with curves, picture and checkpoint."
@@ -86,6 +84,16 @@ def main(library: CommandLibrary, argv: Sequence[str] | None = None) -> int:
         "train.py", params=options((*library.FAMILIES, *library.CONTROL_FAMILIES)), callback=callback, help=help_text
     )
     return run_command(command, argv)
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Answer Ctrl-C with the way to go on, and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; go on with: --resume --out {folder}", err=True)
+        raise SystemExit(130) from None
 
 
 def _study(config: Config, library: CommandLibrary, out: Path | None, resume: bool, progress: bool | None) -> None:
@@ -96,7 +104,8 @@ def _study(config: Config, library: CommandLibrary, out: Path | None, resume: bo
     with claim(out, config, resume=resume) as folder:
         write_config(folder, config)
         click.echo(f"{config.algo} on {config.env}: {config.num_seeds} runs, sizes {config.sizes} -> {folder}")
-        summary = run_study(config, library, folder, resume=resume, progress=progress)
+        with _interruptible(folder):
+            summary = run_study(config, library, folder, resume=resume, progress=progress)
     click.echo(study_table(summary["by_samples"]))
     click.echo(f"unstable {summary['unstable_share']:.1%}, failed {summary['failed_share']:.1%}, "
                f"{summary['wall_time_s']:.0f} s")  # fmt: skip

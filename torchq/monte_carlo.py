@@ -66,19 +66,27 @@ def run_study(
         seeds = range(config.seed + done, config.seed + config.num_seeds)
         bar = tqdm(_map(job, seeds), total=config.num_seeds, initial=done, unit="run",
                    disable=None if progress is None else not progress)  # fmt: skip
-        for new in bar:
-            writer.writerows(new)
-            rows += new
-            done += 1
-            gaps = [row.episode_return - row.optimal_return for row in rows if row.samples == max(config.sizes)]
-            bar.set_postfix_str(f"median gap at {max(config.sizes)}: {np.median(gaps):.3f}")
-            if done == config.num_seeds or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                file.flush()
-                os.fsync(file.fileno())
-                counters = {"algo": config.algo, "episode": done, "seconds": seconds + time.monotonic() - begun}
-                table = torch.tensor([row[1:] for row in rows], dtype=torch.float64)
-                save_checkpoint(folder / "checkpoint", {"rows": table}, counters)
-                saved = time.monotonic()
+
+        def save() -> None:
+            file.flush()
+            os.fsync(file.fileno())
+            counters = {"algo": config.algo, "episode": done, "seconds": seconds + time.monotonic() - begun}
+            table = torch.tensor([row[1:] for row in rows], dtype=torch.float64)
+            save_checkpoint(folder / "checkpoint", {"rows": table}, counters)
+
+        try:
+            for new in bar:
+                writer.writerows(new)
+                rows, done = rows + new, done + 1
+                gaps = [row.episode_return - row.optimal_return for row in rows if row.samples == max(config.sizes)]
+                bar.set_postfix_str(f"median gap at {max(config.sizes)}: {np.median(gaps):.3f}")
+                if done == config.num_seeds or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    save()
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if done:
+                save()
+            raise
     return _finish(config, folder, rows, task_list, seconds + time.monotonic() - begun)
 
 
