@@ -14,8 +14,8 @@ import torch
 
 import envs
 from torchq.cli import main
+from torchq.experiment import prepare
 from torchq.presets import resolve
-from torchq.session import prepare
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +37,7 @@ def library(**constants):
     return types.SimpleNamespace(FAMILIES=families, **{name: getattr(envs, name) for name in names})
 
 
-def session(algo="stlrq", env="gridworld", preset="default", library=envs, **overrides):
+def experiment(algo="stlrq", env="gridworld", preset="default", library=envs, **overrides):
     config = resolve(algo, env, preset, {"device": "cpu", "engine": "eager", "optimal": False, **overrides})
     return prepare(config, library)
 
@@ -64,13 +64,13 @@ def outcome(folder):
     return (folder / "metrics.csv").read_bytes(), tensors, index
 
 
-def play(session, rounds, state=None, first=0):
+def play(experiment, rounds, state=None, first=0):
     """Some rounds of training; shapes are checked in the first of them only, for it takes most of the time."""
-    state = session.initial_state if state is None else state
+    state = experiment.initial_state if state is None else state
     try:
         with torch.no_grad():
             for episode in range(first, first + rounds):
-                state, _ = session.play(state, episode)
+                state, _ = experiment.play(state, episode)
                 jaxtyping.config.update("jaxtyping_disable", True)
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)

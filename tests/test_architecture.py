@@ -21,7 +21,7 @@ LEVELS = [
         "presets",
         "flags",
         "cli",
-        "session",
+        "experiment",
         "runfolder",
         "study",
         "monte_carlo",

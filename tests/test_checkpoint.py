@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from problems import session
+from problems import experiment
 
 from torchq.checkpoint import FORMAT_VERSION, flatten, load_checkpoint, save_checkpoint, unflatten
 from torchq.errors import CheckpointError
@@ -33,7 +33,7 @@ def test_tensors_and_counters_come_back(saved):
 
 def test_a_state_survives_the_round_trip():
     for algo in ("stlrq", "tabular"):
-        state = session(algo, "wireless").initial_state
+        state = experiment(algo, "wireless").initial_state
         tensors = flatten(state)
         assert "env.queue" in tensors
         back = unflatten(state, tensors)
@@ -109,8 +109,8 @@ def test_damage_is_named(saved, damage, message):
 
 
 def test_tensors_of_other_settings_are_named():
-    state = session("stlrq", rank=3).initial_state
-    other = flatten(session("stlrq", rank=4).initial_state)
+    state = experiment("stlrq", rank=3).initial_state
+    other = flatten(experiment("stlrq", rank=4).initial_state)
     with pytest.raises(
         CheckpointError, match=r"expected tensor learner.factors.0 of \(8, 1, 4, 3\) .*got \(8, 1, 4, 4\)"
     ):

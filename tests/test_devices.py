@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import library, play, session
+from problems import experiment, library, play
 
 from torchq import random as counter
 
@@ -17,7 +17,7 @@ SHORT = library(episode_length=50)
 )  # fmt: skip
 def test_a_round_needs_nothing_from_the_device(algo, env, preset):
     """No host synchronisation: on `meta` tensors any read of a value would fail."""
-    prepared = session(algo, env, preset, library=library(episode_length=5), device="meta", num_seeds=2)
+    prepared = experiment(algo, env, preset, library=library(episode_length=5), device="meta", num_seeds=2)
     state = play(prepared, 1)
     assert state.statistics.reward.device.type == "meta"
     assert prepared.evaluate(state.learner, 1).shape == (2, 4)
@@ -40,7 +40,7 @@ def test_integers_and_uniforms_are_those_of_the_cpu(device):
 def test_training_equals_that_on_the_cpu(device, preset):
     """200 steps in float64."""
     states = [
-        play(session("stlrq", "wireless", preset, library=SHORT, device=where, dtype="float64", num_seeds=2), rounds)
+        play(experiment("stlrq", "wireless", preset, library=SHORT, device=where, dtype="float64", num_seeds=2), rounds)
         for where, rounds in (("cpu", 4 if preset == "default" else 1), (device, 4 if preset == "default" else 1))
     ]
     for ours, theirs in zip(states[1].learner.factors, states[0].learner.factors, strict=True):
@@ -48,7 +48,7 @@ def test_training_equals_that_on_the_cpu(device, preset):
 
 
 def test_factors_of_a_million_tasks_fit_in_a_gigabyte():
-    prepared = session("stlrq", "pendulum", num_tasks=8, device="meta")
+    prepared = experiment("stlrq", "pendulum", num_tasks=8, device="meta")
     factors = prepared.initial_state.learner.factors
     per_task = factors[0].shape[-1] * factors[0].element_size()
     assert per_task * 10**6 < 2**30

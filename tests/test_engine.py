@@ -14,11 +14,11 @@ PARITY = """
 import sys, torch
 sys.path[:0] = {paths!r}
 torch.set_num_threads(1)
-from problems import library, play, session
+from problems import library, play, experiment
 from torchq.checkpoint import flatten
 options = dict(algo={algo!r}, env="wireless", preset={preset!r}, num_seeds=2, rank=5, dtype="float64",
                library=library(episode_length={length}))
-states = [flatten(play(session(**options, engine=name), 1)) for name in ("eager", "compile")]
+states = [flatten(play(experiment(**options, engine=name), 1)) for name in ("eager", "compile")]
 for name, eager in states[0].items():
     torch.testing.assert_close(states[1][name], eager, rtol=1e-9, atol=1e-9)
 print("equal")

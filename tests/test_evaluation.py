@@ -1,12 +1,12 @@
 import torch
-from problems import library, play, session
+from problems import experiment, library, play
 
 from torchq.checkpoint import flatten
 
 
 def test_evaluation_never_disturbs_training():
     """Training with an evaluation after every round gives the same bits as training without."""
-    prepared = session("stlrq", "pendulum", num_seeds=2)
+    prepared = experiment("stlrq", "pendulum", num_seeds=2)
     quiet = play(prepared, 4)
     state = prepared.initial_state
     for episode in range(4):
@@ -18,7 +18,7 @@ def test_evaluation_never_disturbs_training():
 
 
 def test_evaluation_of_an_optimal_policy_returns_the_optimum():
-    prepared = session("tabular", num_seeds=2, eval_episodes=400)
+    prepared = experiment("tabular", num_seeds=2, eval_episodes=400)
     exact = prepared.problem.env.optimal_action_values(prepared.tasks, 0.95)
     table = exact.reshape(1, 4, -1).expand(2, -1, -1).contiguous()
     returns = prepared.evaluate(prepared.initial_state.learner._replace(table=table), 1)
@@ -27,7 +27,7 @@ def test_evaluation_of_an_optimal_policy_returns_the_optimum():
 
 
 def test_numbers_decide_the_draws():
-    prepared = session("tabular", "wireless", num_seeds=2)
+    prepared = experiment("tabular", "wireless", num_seeds=2)
     policy = prepared.initial_state.learner
     first, again, other = (prepared.evaluate(policy, number) for number in (3, 3, 4))
     assert torch.equal(first, again)
@@ -36,7 +36,7 @@ def test_numbers_decide_the_draws():
 
 def test_snapshots_of_turns_are_the_policies_at_the_end_of_each_turn():
     """Joined snapshots give each task the values that its own snapshot gives."""
-    prepared = session("stlrq", "wireless", "paper", num_seeds=2, rank=3, library=library(episode_length=30))
+    prepared = experiment("stlrq", "wireless", "paper", num_seeds=2, rank=3, library=library(episode_length=30))
     learner = prepared.problem.learner
     with torch.no_grad():
         state, joined = prepared.play(prepared.initial_state, 0)

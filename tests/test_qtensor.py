@@ -5,7 +5,7 @@ import pytest
 import tensorly
 import torch
 from oracles import action_values
-from problems import command_line, library, session
+from problems import command_line, experiment, library
 from tensorly.decomposition import parafac
 
 from torchq import QTensor
@@ -118,11 +118,11 @@ def test_a_trained_run_becomes_a_qtensor(tmp_path, algo):
     """The same action values as the learner that was trained."""
     arguments = ("--algo", algo, "--env", "wireless", "--episodes", 1, "--num-seeds", 2, "--engine", "eager")
     assert command_line(*arguments, "--out", tmp_path / "run", library=library(episode_length=3))[0] == 0
-    session_ = session(algo, "wireless", num_seeds=2)
+    experiment_ = experiment(algo, "wireless", num_seeds=2)
     tensors, _ = load_checkpoint(tmp_path / "run" / "checkpoint", algo)
-    state = unflatten(session_.initial_state, tensors).learner
+    state = unflatten(experiment_.initial_state, tensors).learner
     index = tuple(torch.full((2, 4, 1), 1) for _ in range(4))
-    expected = session_.problem.learner.action_values(state, index)[1, 2, 0]
+    expected = experiment_.problem.learner.action_values(state, index)[1, 2, 0]
     q = QTensor.from_run(tmp_path / "run", run=1, task=2 if algo == "lrq" else None)
     assert q.task_sizes == ((4,) if algo == "stlrq" else ())
     task = torch.tensor(2) if algo == "stlrq" else ()

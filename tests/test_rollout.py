@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from problems import library, play, session
+from problems import experiment, library, play
 
 import envs
 from torchq.checkpoint import flatten
@@ -12,8 +12,8 @@ from torchq.checkpoint import flatten
 def test_a_run_gives_the_same_result_alone_and_beside_others(algo, env):
     """Equal to 1e-9 over the first 1,000 updates in float64."""
     options = {"dtype": "float64", "rank": 5, "num_envs": 2, "library": library(episode_length=50)}
-    together = play(session(algo, env, num_seeds=3, seed=4, **options), 20)
-    alone = play(session(algo, env, num_seeds=1, seed=6, **options), 20)
+    together = play(experiment(algo, env, num_seeds=3, seed=4, **options), 20)
+    alone = play(experiment(algo, env, num_seeds=1, seed=6, **options), 20)
     for ours, theirs in zip(together.learner.factors, alone.learner.factors, strict=True):
         torch.testing.assert_close(ours[2:], theirs, rtol=1e-9, atol=1e-9)
 
@@ -21,16 +21,16 @@ def test_a_run_gives_the_same_result_alone_and_beside_others(algo, env):
 @pytest.mark.parametrize("algo", ["stlrq", "lrq", "clrq"])
 def test_preset_paper_gives_the_same_bits_alone_and_beside_others(algo):
     options = {"rank": 7, "library": library(episode_length=40)}
-    together = play(session(algo, "wireless", "paper", num_seeds=3, seed=4, **options), 1)
-    alone = play(session(algo, "wireless", "paper", num_seeds=1, seed=6, **options), 1)
+    together = play(experiment(algo, "wireless", "paper", num_seeds=3, seed=4, **options), 1)
+    alone = play(experiment(algo, "wireless", "paper", num_seeds=1, seed=6, **options), 1)
     for ours, theirs in zip(together.learner.factors, alone.learner.factors, strict=True):
         assert torch.equal(ours[2:], theirs)
 
 
 def test_more_tasks_do_not_change_the_draws_of_the_first():
     """Tasks that share nothing learn the same whatever tasks are trained beside them."""
-    few = play(session("lrq", "pendulum", num_tasks=2, dtype="float64", num_seeds=2), 2)
-    more = play(session("lrq", "pendulum", num_tasks=4, dtype="float64", num_seeds=2), 2)
+    few = play(experiment("lrq", "pendulum", num_tasks=2, dtype="float64", num_seeds=2), 2)
+    more = play(experiment("lrq", "pendulum", num_tasks=4, dtype="float64", num_seeds=2), 2)
     for ours, theirs in zip(more.learner.factors, few.learner.factors, strict=True):
         torch.testing.assert_close(ours[:, :2], theirs, rtol=1e-9, atol=1e-9)
 
@@ -39,7 +39,7 @@ def test_terminated_transition_does_not_bootstrap_and_truncated_one_does():
     """A step onto the goal moves Q(s, a) towards −1; the same step cut by the time limit towards −1 + γ max Q."""
     env = dataclasses.replace(envs.Gridworld(), episode_length=1)
     for goal, expected in (((0.0, 1.0), -1.0), ((4.0, 4.0), -1.0 + 0.95 * 7.0)):
-        prepared = session("tabular", num_seeds=1, num_envs=1, num_tasks=1, epsilon_start=0.0, learning_rate=0.5)
+        prepared = experiment("tabular", num_seeds=1, num_envs=1, num_tasks=1, epsilon_start=0.0, learning_rate=0.5)
         problem = dataclasses.replace(prepared.problem, env=env)
         tasks = envs.stack_tasks([envs.GridworldTask(*goal)], dtype=torch.float32)
         state = prepared.initial_state
@@ -75,7 +75,7 @@ SETTINGS = {
 def error_on_gridworld(algo):
     """Mean over cells of the largest error of an action value, beside values up to 6."""
     rounds, options = SETTINGS[algo]
-    prepared = session(algo, num_seeds=2, num_envs=8, epsilon_end=1.0, **options)
+    prepared = experiment(algo, num_seeds=2, num_envs=8, epsilon_end=1.0, **options)
     state = play(prepared, rounds)
     cells = torch.arange(25).view(1, 1, 25).expand(2, 4, 25)
     index = (cells // 5, cells % 5) if algo == "tabular" else (cells,)
@@ -96,7 +96,7 @@ def test_one_table_for_all_tasks_cannot_serve_four_goals():
 
 def test_turns_leave_the_other_tasks_rows_alone():
     """In the online protocol only the row of the task whose turn it is sees a gradient; Adamax moves it alone."""
-    prepared = session("stlrq", "pendulum", "paper", num_seeds=1, optimizer="sgd", learning_rate=1e-6)
+    prepared = experiment("stlrq", "pendulum", "paper", num_seeds=1, optimizer="sgd", learning_rate=1e-6)
     before = prepared.initial_state.learner.factors[0]
     problem, task = prepared.problem, torch.tensor([2])
     own = envs.select_tasks(prepared.tasks, task)
@@ -119,7 +119,7 @@ def test_turns_leave_the_other_tasks_rows_alone():
 
 def test_permuting_tasks_permutes_the_results(generator):
     """One update: what a task learns does not depend on its number."""
-    prepared = session("stlrq", "wireless", dtype="float64", num_seeds=2, rank=4)
+    prepared = experiment("stlrq", "wireless", dtype="float64", num_seeds=2, rank=4)
     learner, order = prepared.problem.learner, torch.tensor([2, 0, 3, 1])
     state = prepared.initial_state.learner
     factors = (state.factors[0][:, :, order], *state.factors[1:])
@@ -150,7 +150,7 @@ def test_permuting_tasks_permutes_the_results(generator):
 @pytest.mark.parametrize("rank", [1, 64])
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_extreme_ranks_and_rewards_stay_finite(rank, scale, generator):
-    prepared = session("stlrq", "pendulum", num_seeds=1, rank=rank)
+    prepared = experiment("stlrq", "pendulum", num_seeds=1, rank=rank)
     learner, state = prepared.problem.learner, prepared.initial_state.learner
     shape = (1, 4, 2)
     from torchq import Transition

@@ -16,11 +16,11 @@ import torch
 
 from torchq import engine
 from torchq.errors import UsageError
+from torchq.experiment import EnvironmentLibrary, Experiment, prepare
 from torchq.flags import options
 from torchq.monte_carlo import ControlLibrary, run_study
 from torchq.presets import QUADRATIC_ALGOS, Config
 from torchq.runfolder import claim, new_config, resumed_config, write_config
-from torchq.session import EnvironmentLibrary, Session, prepare
 from torchq.training import load, train
 
 
@@ -64,19 +64,19 @@ def main(library: CommandLibrary, argv: Sequence[str] | None = None) -> int:
         config = resumed_config(out, given) if resume else new_config(out, given)
         if config.algo in QUADRATIC_ALGOS:
             return _study(config, library, out, resume, progress)
-        session = _prepare(dataclasses.replace(config, device=device_name(config.device)), library, resume)
-        config = session.config
+        experiment = _prepare(dataclasses.replace(config, device=device_name(config.device)), library, resume)
+        config = experiment.config
         with claim(out, config, resume=resume) as folder:
-            start = load(session, folder) if resume else None
+            start = load(experiment, folder) if resume else None
             write_config(folder, config)
-            size = f"{config.num_seeds} seeds, {len(session.task_list)} tasks, num_envs {config.num_envs}"
+            size = f"{config.num_seeds} seeds, {len(experiment.task_list)} tasks, num_envs {config.num_envs}"
             click.echo(f"{config.algo} on {config.env}: {size}; {config.device}, engine {config.engine} -> {folder}")
             if config.algo == "lrq" and config.protocol == "online":
                 click.echo(f"LR-Q convention: {config.lrq_convention}")
             if start and start.episode:
                 click.echo(f"resuming after episode {start.episode} of {config.episodes}")
             with _interruptible(folder):
-                summary = train(session, library, folder, start=start, progress=progress)
+                summary = train(experiment, library, folder, start=start, progress=progress)
         click.echo(_table(summary))
 
     help_text = "Train one learner on a family of tasks and leave a run folder with curves, picture and checkpoint."
@@ -123,14 +123,14 @@ def study_table(entries: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _prepare(config: Config, library: EnvironmentLibrary, resume: bool) -> Session:
-    """The session of a configuration, with CPU threads to suit it.
+def _prepare(config: Config, library: EnvironmentLibrary, resume: bool) -> Experiment:
+    """The experiment of a configuration, with CPU threads to suit it.
 
     Raises:
         UsageError: if it needs more memory than there is, or comes from a damaged config.json.
     """
     try:
-        session = prepare(config, library)
+        experiment = prepare(config, library)
     except (MemoryError, OverflowError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
@@ -140,8 +140,8 @@ def _prepare(config: Config, library: EnvironmentLibrary, resume: bool) -> Sessi
         if not resume:
             raise
         raise UsageError(f"--resume: the run's config.json is corrupted ({error!r}); start a new run") from error
-    engine.limit_threads(session.work)
-    return session
+    engine.limit_threads(experiment.work)
+    return experiment
 
 
 def device_name(device: str) -> str:

@@ -15,13 +15,13 @@ import torch
 from torchq import checkpoint
 from torchq.cli import device_name, run_command, study_table
 from torchq.errors import CheckpointError, UsageError
+from torchq.experiment import EnvironmentLibrary, prepare
 from torchq.flags import COUNT, Name
 from torchq.logging import METRICS, Metrics, read_metrics
 from torchq.monte_carlo import by_samples, plot_study, read_rows
 from torchq.plotting import Curve, plot_learning_curves
 from torchq.presets import QUADRATIC_ALGOS, Config
 from torchq.runfolder import CONFIG, SUMMARY, read_config
-from torchq.session import EnvironmentLibrary, prepare
 
 
 class Run(NamedTuple):
@@ -60,12 +60,12 @@ def read_run(folder: Path) -> Run:
 def play(run: Run, library: EnvironmentLibrary, episodes: int, device: str) -> np.ndarray:
     """Greedy return of the run's checkpoint over fresh test episodes, (seeds, tasks)."""
     config = dataclasses.replace(run.config, device=device_name(device), engine="eager", eval_episodes=episodes)
-    session = prepare(config, library)
+    experiment = prepare(config, library)
     loaded = checkpoint.load_checkpoint(run.folder / "checkpoint", run.config.algo)
     if loaded is None:
         raise CheckpointError(f"--episodes: {run.folder} holds no checkpoint to test yet")
-    state = checkpoint.unflatten(session.initial_state, loaded[0])
-    return session.evaluate(state.learner, run.config.episodes + 1).cpu().numpy()
+    state = checkpoint.unflatten(experiment.initial_state, loaded[0])
+    return experiment.evaluate(state.learner, run.config.episodes + 1).cpu().numpy()
 
 
 def describe(run: Run, final: np.ndarray) -> dict[str, Any]:

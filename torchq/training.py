@@ -14,13 +14,13 @@ import torch
 from torchq import checkpoint
 from torchq.checkpoint import write_atomically
 from torchq.errors import CheckpointError, DivergedError
+from torchq.experiment import EnvironmentLibrary, Experiment
 from torchq.logging import MetricsFile, TensorBoard, read_metrics
 from torchq.plotting import Curve, plot_learning_curves
 from torchq.presets import Config
 from torchq.protocols import RunState
 from torchq.rollout import Problem, Statistics
 from torchq.runfolder import SUMMARY
-from torchq.session import EnvironmentLibrary, Session
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
@@ -49,7 +49,7 @@ class Position(NamedTuple):
 
 @torch.no_grad()
 def train(
-    session: Session,
+    experiment: Experiment,
     library: EnvironmentLibrary,
     folder: Path,
     *,
@@ -59,7 +59,7 @@ def train(
     """Train until the last episode, and write everything that a run folder holds.
 
     Args:
-        session: from `prepare`.
+        experiment: from `prepare`.
         library: the environments.
         folder: the run folder, with its config.json.
         start: where to go on, from `load`; None for a new run.
@@ -74,8 +74,8 @@ def train(
     """
     from tqdm import tqdm
 
-    config, problem = session.config, session.problem
-    here = start or beginning(session)
+    config, problem = experiment.config, experiment.problem
+    here = start or beginning(experiment)
     samples_per_episode = problem.env.episode_length * config.num_envs
     metrics = MetricsFile(folder, here.metrics_size)
     board = TensorBoard(folder, here.episode * samples_per_episode if start else None)
@@ -86,14 +86,14 @@ def train(
     saved = here.seconds
     try:
         while here.episode < config.episodes:
-            state, policy = session.play(here.state, here.episode)
+            state, policy = experiment.play(here.state, here.episode)
             episode = here.episode + 1
             last = episode == config.episodes
             evaluates = last or episode % config.eval_every == 0
             if evaluates:
-                returns = session.evaluate(policy, episode).tolist()
-                report = _report(session, state, returns, here, episode, time.monotonic() - begun)
-                state = state._replace(statistics=session.initial_state.statistics)
+                returns = experiment.evaluate(policy, episode).tolist()
+                report = _report(experiment, state, returns, here, episode, time.monotonic() - begun)
+                state = state._replace(statistics=experiment.initial_state.statistics)
                 metrics.append(episode, episode * samples_per_episode, problem.seeds.tolist(), returns)
                 board.log(report, episode * samples_per_episode)
                 bar.set_postfix_str(
@@ -105,18 +105,18 @@ def train(
             here = Position(state, episode, metrics.size(), seconds, *read)
             if last or seconds - saved > CHECKPOINT_SECONDS:
                 metrics.sync()
-                _save(session, folder, here)
+                _save(experiment, folder, here)
                 saved = seconds
             bar.update()
     except KeyboardInterrupt:
         metrics.sync()
-        _save(session, folder, here)
+        _save(experiment, folder, here)
         raise
     finally:
         bar.close()
         board.close()
         metrics.close()
-    return _finish(session, library, folder, here.seconds)
+    return _finish(experiment, library, folder, here.seconds)
 
 
 def _diverged(what: str, first: int, last: int) -> str:
@@ -127,14 +127,14 @@ def _diverged(what: str, first: int, last: int) -> str:
 
 
 def _report(
-    session: Session, state: RunState, returns: list[list[float]], before: Position, episode: int, seconds: float
+    experiment: Experiment, state: RunState, returns: list[list[float]], before: Position, episode: int, seconds: float
 ) -> dict[str, float]:
     """Means since the last reading, for TensorBoard; the only place where training waits for the device.
 
     Raises:
         DivergedError: naming the first task and seed with a value that is not finite, rewards before errors.
     """
-    config, first = session.config, before.read_episode + 1
+    config, first = experiment.config, before.read_episode + 1
     totals = zip(Statistics._fields, state.statistics, strict=True)
     sums = {name: total.double().cpu().numpy() for name, total in totals}
     greedy = np.array(returns)
@@ -145,10 +145,10 @@ def _report(
             raise DivergedError(_diverged(f"the {name} of task {bad[0][1]} (seed {seed})", first, episode))
     if not checkpoint.all_finite(checkpoint.flatten(state.learner)):
         raise DivergedError(_diverged("a factor or its moments", first, episode))
-    steps = (episode - before.read_episode) * session.problem.env.episode_length
+    steps = (episode - before.read_episode) * experiment.problem.env.episode_length
     report = {
         "rollout/ep_rew_mean": float((sums["reward"] / np.maximum(sums["episodes"], 1.0)).mean()),
-        "rollout/exploration_rate": _epsilon(config, session.problem, greedy.shape[1], episode),
+        "rollout/exploration_rate": _epsilon(config, experiment.problem, greedy.shape[1], episode),
         "time/fps": steps * config.num_envs * greedy.size / (seconds - before.read_seconds),
         "train/td_error": float(sums["absolute_error"].mean() / steps),
         "train/loss": float(0.5 * sums["squared_error"].mean() / steps),
@@ -164,7 +164,7 @@ def _epsilon(config: Config, problem: Problem, num_tasks: int, episode: int) -> 
     return max(config.epsilon_end, config.epsilon_start * math.exp(ticks * math.log(config.epsilon_decay)))
 
 
-def _save(session: Session, folder: Path, here: Position) -> None:
+def _save(experiment: Experiment, folder: Path, here: Position) -> None:
     """Checkpoint a position.
 
     Raises:
@@ -173,54 +173,54 @@ def _save(session: Session, folder: Path, here: Position) -> None:
     tensors = checkpoint.flatten(here.state)
     if not checkpoint.all_finite(tensors):
         raise DivergedError(_diverged("the state of the run", 1, here.episode))
-    counters = {"algo": session.config.algo, **{name: getattr(here, name) for name in Position._fields[1:]}}
+    counters = {"algo": experiment.config.algo, **{name: getattr(here, name) for name in Position._fields[1:]}}
     checkpoint.save_checkpoint(folder / "checkpoint", tensors, counters)
 
 
-def beginning(session: Session) -> Position:
+def beginning(experiment: Experiment) -> Position:
     """Before the first round."""
-    return Position(session.initial_state, 0, 0, 0.0, 0, 0.0)
+    return Position(experiment.initial_state, 0, 0, 0.0, 0, 0.0)
 
 
-def load(session: Session, folder: Path) -> Position:
+def load(experiment: Experiment, folder: Path) -> Position:
     """Where the checkpoint of a run folder stands, or the beginning if it was killed before its first.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be loaded, or does not fit the session or metrics.csv.
+        CheckpointError: if the checkpoint cannot be loaded, or does not fit the experiment or metrics.csv.
     """
-    loaded = checkpoint.load_checkpoint(folder / "checkpoint", session.config.algo)
+    loaded = checkpoint.load_checkpoint(folder / "checkpoint", experiment.config.algo)
     if loaded is None:
         if (folder / SUMMARY).exists():
             raise CheckpointError(f"checkpoint: the finished run in {folder} has lost it; start a new run")
-        return beginning(session)
+        return beginning(experiment)
     tensors, counters = loaded
     try:
         values = [kind(counters[name]) for name, kind in zip(Position._fields[1:], _KINDS, strict=True)]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint: its counters are corrupted ({error!r}); start a new run") from error
-    here = Position(checkpoint.unflatten(session.initial_state, tensors), *values)
+    here = Position(checkpoint.unflatten(experiment.initial_state, tensors), *values)
     if min(values) < 0:
         raise CheckpointError("checkpoint: expected counters of at least 0; it is corrupted, start a new run")
     if here.read_episode:
-        read_metrics(folder, session.config.num_seeds, len(session.task_list))
+        read_metrics(folder, experiment.config.num_seeds, len(experiment.task_list))
     return here
 
 
-def _finish(session: Session, library: EnvironmentLibrary, folder: Path, wall_time: float) -> dict[str, Any]:
+def _finish(experiment: Experiment, library: EnvironmentLibrary, folder: Path, wall_time: float) -> dict[str, Any]:
     """Write summary.json and learning_curve.png."""
-    config, problem = session.config, session.problem
-    wanted = config.optimal if config.optimal is not None else len(session.task_list) <= MAX_TASKS_FOR_OPTIMUM
-    optimal = library.optimal_returns(problem.env, session.task_list, problem.seeds.device) if wanted else None
-    metrics = read_metrics(folder, config.num_seeds, len(session.task_list))
+    config, problem = experiment.config, experiment.problem
+    wanted = config.optimal if config.optimal is not None else len(experiment.task_list) <= MAX_TASKS_FOR_OPTIMUM
+    optimal = library.optimal_returns(problem.env, experiment.task_list, problem.seeds.device) if wanted else None
+    metrics = read_metrics(folder, config.num_seeds, len(experiment.task_list))
     low, median, high = np.percentile(metrics.final_return(), [25, 50, 75], axis=0)
     samples = config.episodes * problem.env.episode_length * config.num_envs
-    transitions = samples * len(session.task_list) * config.num_seeds
+    transitions = samples * len(experiment.task_list) * config.num_seeds
     summary = {
         "algo": config.algo,
         "env": config.env,
         "preset": config.preset,
         "num_seeds": config.num_seeds,
-        "tasks": [vars(task) for task in session.task_list],
+        "tasks": [vars(task) for task in experiment.task_list],
         "samples_per_task": samples,
         "transitions": transitions,
         "wall_time_s": wall_time,

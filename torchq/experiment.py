@@ -42,7 +42,7 @@ class EnvironmentLibrary(Protocol):
         ...
 
 
-class Session(NamedTuple):
+class Experiment(NamedTuple):
     """A run ready to start: what is fixed, and the functions that play a round and test the policy."""
 
     config: Config
@@ -89,7 +89,7 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
     )
 
 
-def prepare(config: Config, library: EnvironmentLibrary) -> Session:
+def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     """Build everything of a run in memory, with the engine chosen; writes nothing.
 
     Raises:
@@ -131,4 +131,4 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Session:
         problem.reset(library.select_tasks(tasks, numbers), first, numbers),
         Statistics.zeros(len(seeds), len(task_list), device, dtype),
     )
-    return Session(config, problem, task_list, tasks, play, evaluate, state)
+    return Experiment(config, problem, task_list, tasks, play, evaluate, state)
