@@ -90,10 +90,3 @@ def test_repeated_rows_add_up_exactly_where_sums_are_exact(size, envs):
     assert total[0, 0, 0].tolist() == [3 * envs / 2] * 2
     assert total[0, 0, 1].tolist() == [3 * envs / 2] * 2
     assert total[0, 0, 2:].abs().sum() == 0
-
-
-def test_large_batches_do_not_build_the_product_of_rows_and_batch(generator):
-    """The sum over a million transitions needs no tensor of transitions × rows × rank elements."""
-    values = torch.empty(1, 1, 1 << 20, 30, device="meta")
-    index = torch.empty(1, 1, 1 << 20, dtype=torch.int64, device="meta")
-    assert cp.accumulate_rows(values, index, 20, 1).shape == (1, 1, 20, 30)

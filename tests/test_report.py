@@ -111,3 +111,14 @@ def test_bad_input_gets_one_line(runs, tmp_path):
         assert code == 2
         assert message in err
         assert err.count("\n") == 1
+
+
+def test_a_run_can_be_seen_as_it_stood_earlier(runs, tmp_path):
+    arguments = (runs / "stlrq", "--json", "--out", tmp_path, "--samples")
+    (row,) = json.loads(evaluate(*arguments, 450)[1])["runs"]
+    expected = read_metrics(runs / "stlrq", 2, 4).returns[:2].mean(0)
+    assert row["samples_per_task"] == 400
+    assert row["final_return"]["median"] == pytest.approx(np.median(expected, axis=0).tolist())
+    code, _, err = evaluate(*arguments, 100)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--samples: expected at least 200" in err

@@ -46,7 +46,9 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG).exists() or not (folder / METRICS).exists():
         raise UsageError(f"RUN: expected a run folder, but {folder} has no {CONFIG} and {METRICS}")
     config = read_config(folder)
-    metrics = read_metrics(folder, config.num_seeds, config.num_tasks or 0)
+    if not config.num_tasks:
+        raise UsageError(f"RUN: {folder / CONFIG} does not say how many tasks there are; it is of another version")
+    metrics = read_metrics(folder, config.num_seeds, config.num_tasks)
     path = folder / SUMMARY
     if not path.exists():
         return Run(folder, config, metrics, None, finished=False)
@@ -122,6 +124,21 @@ def pictures(runs: Sequence[Run], folder: Path) -> list[Path]:
     return paths
 
 
+def until(run: Run, samples: int | None) -> Run:
+    """The run as it stood after some samples per task; None leaves it whole.
+
+    Raises:
+        UsageError: if it has no evaluation by then.
+    """
+    if samples is None:
+        return run
+    keep = run.metrics.samples <= samples
+    if not keep.any():
+        first = run.metrics.samples[0]
+        raise UsageError(f"--samples: expected at least {first}, the first evaluation of {run.folder}, got {samples}")
+    return run._replace(metrics=Metrics(*(column[keep] for column in run.metrics)))
+
+
 def is_study(folder: Path) -> bool:
     """Whether a folder holds a study of a quadratic learner."""
     return (folder / CONFIG).exists() and read_config(folder).algo in QUADRATIC_ALGOS
@@ -160,11 +177,13 @@ def _studies(runs: Sequence[Path], episodes: int | None, out: Path, as_json: boo
 def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
     """Command line of evaluate.py; returns the exit code."""
 
-    def callback(runs: tuple[Path, ...], episodes: int | None, device: str, out: Path, as_json: bool) -> None:
+    def callback(
+        runs: tuple[Path, ...], episodes: int | None, samples: int | None, device: str, out: Path, as_json: bool
+    ) -> None:
         if any(is_study(folder) for folder in runs):
             _studies(runs, episodes, out, as_json)
             return
-        found = [read_run(folder) for folder in runs]
+        found = [until(read_run(folder), samples) for folder in runs]
         rows = [
             describe(run, run.metrics.final_return() if episodes is None else play(run, library, episodes, device))
             for run in found
@@ -181,6 +200,7 @@ def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
         click.Option(["--episodes"], type=COUNT,
                      help="Play N new greedy episodes from the checkpoint of each run.  "
                           "[default: the mean of the last 10 evaluations]"),
+        click.Option(["--samples"], type=COUNT, help="Look at the runs as they stood after N samples per task."),
         click.Option(["--device"], type=Name(("auto", "cpu", "cuda")), default="auto", show_default=True,
                      help="Where to play them."),
         click.Option(["--out"], type=click.Path(path_type=Path, file_okay=False), default="report", show_default=True,
