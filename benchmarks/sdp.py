@@ -48,7 +48,7 @@ def seconds_per_program() -> list[str]:
     zero, weight = torch.zeros(3, 3, dtype=torch.float64), torch.tensor(0.05, dtype=torch.float64)
     rows = ["| samples | CVXPY + Clarabel | cvxpylayers: diffcp + SCS at 1e-8 | ratio |", "|---|---|---|---|"]
     for size in (10, 20, 50, 100, 200, 500):
-        layer = LMIQLayer(size, 3, 1, env.gamma, eps=1e-8)
+        layer = LMIQLayer(size, 3, 1, env.gamma, backend="diffcp")
         ours, theirs = [], []
         for seed in range(REPEATS + 1):
             sample: Sample = study.dataset(env, tasks, plan, seed, 0, size)

@@ -8,8 +8,8 @@ import pytest
 from problems import ROOT
 
 LEVELS = [
-    {"errors", "td", "cp", "grid", "exploration", "random", "optim", "versions", "quadratic"},
-    {"transitions", "checkpoint", "engine", "lqr", "sdp", "excitation"},
+    {"errors", "td", "cp", "grid", "exploration", "random", "optim", "versions", "quadratic", "conic"},
+    {"transitions", "checkpoint", "engine", "lqr", "sdp", "backends", "excitation"},
     {"qtensor", "learners", "layers"},
     {
         "rollout",
@@ -28,7 +28,19 @@ LEVELS = [
         "report",
     },
 ]
-HEAVY = {"gymnasium", "matplotlib", "tensorly", "tensorboard", "scipy", "cvxpy", "cvxpylayers", "diffcp", "tqdm"}
+HEAVY = {
+    "gymnasium",
+    "matplotlib",
+    "tensorly",
+    "tensorboard",
+    "scipy",
+    "cvxpy",
+    "cvxpylayers",
+    "diffcp",
+    "clarabel",
+    "moreau",
+    "tqdm",
+}
 
 
 def imports(path, *, top_only=False):

@@ -1,75 +1,130 @@
-"""Gradients of the layer against finite differences, at PSD sizes 3 to 6."""
+"""The layers: gradients against finite differences, batches, back ends, and instances that fail."""
 
 import builtins
+import importlib
+import math
 
 import pytest
 import torch
+from layer_gradients import GAMMA, SAMPLES, SIZES, case, relative_errors
 
-from torchq import LMIQLayer, quadratic, sdp
-from torchq.quadratic import Sample
+from torchq import LMIQLayer, LMIQLi, LMIQLiLayer, quadratic, sdp
+from torchq.backends import BACKENDS
+from torchq.errors import SolverError
+from torchq.quadratic import Quadratic, Sample
 
-NAMES = ("phi", "deviation", "reward", "next_phi", "value", "next_value", "penalty_weight")
-
-
-def instance(p, m, samples=25, seed=0):
-    generator = torch.Generator().manual_seed(100 * seed + 10 * p + m)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    phi, deviation, next_phi = normal(samples, p), normal(samples, m), 0.5 * normal(samples, p)
-    reward = -phi.square().sum(-1) - 0.3 * deviation.square().sum(-1) + 0.1 * normal(samples)
-    value, next_value = -0.5 * phi.square().sum(-1) + 0.1 * normal(samples), -0.5 * next_phi.square().sum(-1)
-    weights = [normal(p, p), normal(p, m), normal(m, m), normal(p, p)]
-    inputs = [phi, deviation, reward, next_phi, value, next_value, torch.tensor(0.05, dtype=torch.float64)]
-    directions = [normal(*x.shape) if x.dim() else torch.ones((), dtype=torch.float64) for x in inputs]
-    return inputs, directions, weights
+OWN = BACKENDS[:2]
 
 
-@pytest.mark.parametrize(("p", "m"), [(2, 1), (3, 1), (3, 2), (4, 2)], ids=["3", "4", "5", "6"])
-def test_gradients_into_every_input_equal_finite_differences(p, m):
-    """Relative to the largest of the directional derivatives: 1e-4."""
-    inputs, directions, weights = instance(p, m)
-    layer = LMIQLayer(25, p, m, 0.9)
-
-    def outcome(arguments):
-        return sum((weight * output).sum() for weight, output in zip(weights, layer(*arguments), strict=True))
-
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    outcome(leaves).backward()
-    exact = [(leaf.grad * direction).sum().item() for leaf, direction in zip(leaves, directions, strict=True)]
-    scale = max(abs(value) for value in exact)
-    for position, (name, direction) in enumerate(zip(NAMES, directions, strict=True)):
-        step = 1e-5 if name == "penalty_weight" else 1e-4
-        sides = []
-        for sign in (1, -1):
-            arguments = list(inputs)
-            arguments[position] = inputs[position] + sign * step * direction
-            with torch.no_grad():
-                sides.append(outcome(arguments).item())
-        assert exact[position] == pytest.approx((sides[0] - sides[1]) / (2 * step), abs=1e-4 * scale), name
+def relaxation_inputs(seed=0):
+    return list(case("lmi-ql", 3, 1, seed).inputs.values())
 
 
-def test_layer_equals_the_solver():
-    inputs, _, _ = instance(3, 1)
-    P, S, R, W = LMIQLayer(25, 3, 1, 0.9)(*inputs)
-    G, y = quadratic.residual_system(Sample(*inputs[:6]), 0.9)
+def batch_of(cases):
+    return [torch.stack(values) for values in zip(*cases, strict=True)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["lmi-ql", "lmi-qli"])
+@pytest.mark.parametrize("size", SIZES)
+def test_gradients_into_every_input_equal_finite_differences(kind, backend, size):
+    errors = relative_errors(kind, backend, *SIZES[size])
+    assert max(errors.values()) < 1e-4, errors
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layer_equals_the_solver(backend):
+    inputs = relaxation_inputs()
+    outputs = LMIQLayer(SAMPLES, 3, 1, GAMMA, backend=backend)(*inputs)
+    G, y = quadratic.residual_system(Sample(*inputs[:6]), GAMMA)
     penalty = 0.05 * torch.eye(3, dtype=torch.float64)
     solution = sdp.solve_relaxation(G, y, torch.zeros(3, 3, dtype=torch.float64), penalty, 3, 1)
-    for ours, theirs in zip((P, S, R, W), (*solution.q, solution.W), strict=True):
+    for ours, theirs in zip(outputs, (*solution.q, solution.W), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_a_batch_equals_its_instances():
-    cases = [instance(3, 1, seed=seed)[0] for seed in range(3)]
-    layer = LMIQLayer(25, 3, 1, 0.9)
-    batch = layer(*(torch.stack(values) for values in zip(*cases, strict=True)))
-    for number, case in enumerate(cases):
-        for ours, theirs in zip(batch, layer(*case), strict=True):
-            torch.testing.assert_close(ours[number], theirs, atol=1e-6, rtol=1e-6)
+@pytest.mark.parametrize("backend", OWN)
+def test_a_layer_fed_its_output_is_the_learner(backend):
+    inputs = list(case("lmi-qli", 3, 1).inputs.values())[:6]
+    layer, q = LMIQLiLayer(SAMPLES, 3, 1, GAMMA, backend=backend), quadratic.baseline(3, 1)
+    for _ in range(3):
+        q = layer(*inputs, q)
+    expected = LMIQLi(GAMMA, 3).fit(Sample(*inputs), torch.zeros(3, 3, dtype=torch.float64)).q
+    for ours, theirs in zip(q, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_a_missing_back_end_is_named_with_its_install_command(monkeypatch):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_equals_its_instances(backend):
+    cases = [relaxation_inputs(seed) for seed in range(4)]
+    layer = LMIQLayer(SAMPLES, 3, 1, GAMMA, backend=backend)
+    batch = layer(*(x.unflatten(0, (2, 2)) for x in batch_of(cases)))
+    for number, one in enumerate(cases):
+        for ours, theirs in zip(batch, layer(*one), strict=True):
+            torch.testing.assert_close(ours[divmod(number, 2)], theirs, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", OWN)
+def test_a_bad_instance_is_reported_for_itself(backend):
+    layer = LMIQLayer(SAMPLES, 3, 1, GAMMA, backend=backend)
+    good = batch_of([relaxation_inputs(seed) for seed in range(3)])
+    bad = [x.clone() for x in good]
+    bad[2][1, 0] = math.nan
+    leaf, good[0] = bad[0].requires_grad_(), good[0].requires_grad_()
+    with pytest.warns(UserWarning, match="instance 1 of 3 was not solved \\(not finite\\); its outputs are NaN"):
+        outputs = layer(*bad)
+    for ours, theirs in zip(outputs, layer(*good), strict=True):
+        torch.testing.assert_close(ours[[0, 2]], theirs[[0, 2]], atol=1e-6, rtol=1e-6)
+        assert ours[1].isnan().all()
+    sum(output[[0, 2]].sum() for output in outputs).backward()
+    assert leaf.grad[[0, 2]].isfinite().all()
+    assert leaf.grad[[0, 2]].abs().sum() > 0
+    assert (leaf.grad[1] == 0).all()
+
+
+@pytest.mark.parametrize("backend", OWN)
+def test_an_instance_that_defeats_the_solver_is_reported_for_itself(backend):
+    """The inequalities themselves always have a solution (P low enough, S = W = 0), so it takes absurd numbers."""
+    layer = LMIQLayer(SAMPLES, 3, 1, GAMMA, backend=backend)
+    inputs = batch_of([relaxation_inputs(seed) for seed in range(3)])
+    bound = torch.zeros(3, 3, 3, dtype=torch.float64)
+    bound[1] = 1e200
+    with pytest.warns(UserWarning, match="instance 1 of 3 was not solved"):
+        outputs = layer(*inputs, bound)
+    assert outputs[0][1].isnan().all()
+    assert torch.stack([output[[0, 2]].isfinite().all() for output in outputs]).all()
+
+
+def test_no_solution_at_all_is_an_error():
+    inputs = relaxation_inputs()
+    with pytest.raises(SolverError, match="got NaN or infinity in every instance"):
+        LMIQLayer(SAMPLES, 3, 1, GAMMA)(*inputs[:2], inputs[2] * math.nan, *inputs[3:])
+
+
+def test_gradients_descend_through_three_iterations():
+    """The held-out cost after three iterations falls along its gradient with respect to the rewards."""
+    names = ("phi", "deviation", "reward", "next_phi", "value", "next_value")
+    sample, other = (Sample(*(case("lmi-qli", 2, 1, seed).inputs[name] for name in names)) for seed in (0, 1))
+    layer = LMIQLiLayer(SAMPLES, 2, 1, GAMMA)
+
+    def cost(reward):
+        q = quadratic.baseline(2, 1)
+        for _ in range(3):
+            q = layer(*sample._replace(reward=reward), q)
+        return quadratic.bellman_cost(other, GAMMA, q)
+
+    reward = sample.reward.clone().requires_grad_()
+    before = cost(reward)
+    before.backward()
+    assert cost((reward - 1e-3 * reward.grad / reward.grad.norm()).detach()) < before
+
+
+def test_an_unknown_back_end_is_refused():
+    with pytest.raises(ValueError, match="backend: expected one of clarabel, moreau, diffcp, got 'scs'"):
+        LMIQLayer(5, 2, 1, 0.9, backend="scs")
+
+
+def test_missing_cvxpylayers_is_named_with_its_install_command(monkeypatch):
     original = builtins.__import__
 
     def without(name, *arguments, **options):
@@ -82,3 +137,18 @@ def test_a_missing_back_end_is_named_with_its_install_command(monkeypatch):
         ImportError, match=r'cvxpylayers is not installed; install it with: pip install "torchq\[layers\]"'
     ):
         LMIQLayer(5, 2, 1, 0.9)
+
+
+def test_a_missing_back_end_is_named_with_its_install_command(monkeypatch):
+    def without(name, *arguments):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    with pytest.raises(ImportError, match="moreau is not installed; install it with: pip install moreau"):
+        LMIQLayer(5, 2, 1, 0.9, backend="moreau")
+
+
+def test_outputs_are_a_quadratic():
+    inputs = list(case("lmi-qli", 2, 1).inputs.values())
+    q = LMIQLiLayer(SAMPLES, 2, 1, GAMMA)(*inputs[:6], Quadratic(*inputs[6:]))
+    assert quadratic.greedy_gain(q).shape == (1, 2)

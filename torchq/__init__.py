@@ -1,7 +1,7 @@
 """Value functions for many related tasks at once: low-rank Q-tensors in PyTorch."""
 
 from torchq.grid import Grid
-from torchq.layers import LMIQLayer
+from torchq.layers import LMIQLayer, LMIQLiLayer
 from torchq.learners import LMIQL, LSPI, LMIQLi, LowRankQ, TabularQ
 from torchq.qtensor import QTensor
 from torchq.transitions import Transition
@@ -14,6 +14,7 @@ __all__ = [
     "Grid",
     "LMIQLayer",
     "LMIQLi",
+    "LMIQLiLayer",
     "LowRankQ",
     "QTensor",
     "TabularQ",

@@ -139,7 +139,7 @@ def fitted_system(sample: Sample, gamma: float, fixed: Quadratic) -> tuple[Tenso
 
     δ = Q(x, u) − r − γ (V_b(x⁺) + φ⁺ᵀ(P̄ + S̄R̄⁻¹S̄ᵀ)φ⁺)                                [LMI, eq. (14)]
     """
-    best = sample.next_value + form(sample.next_phi, fixed.P + coupling(fixed))
+    best = sample.next_value + form(sample.next_phi, (fixed.P + coupling(fixed)).unsqueeze(-3))
     return action_features(sample.phi, sample.deviation), sample.value - sample.reward - gamma * best
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchq import backends
 from torchq.errors import SolverError
 from torchq.quadratic import Quadratic, from_triangle, triangle_size, unpack
 
@@ -41,19 +42,30 @@ class _Program(NamedTuple):
     variables: tuple[Any, ...]
 
 
-def relaxation_layer(samples: int, p: int, m: int) -> Any:
-    """A `cvxpylayers.torch.CvxpyLayer` of the relaxation: (G, y, B, λM) to (P, S, R, W).
+def layer(kind: Literal["relaxation", "fitted"], samples: int, p: int, m: int, backend: str) -> Any:
+    """A `cvxpylayers.torch.CvxpyLayer` of a program: (G, y, B, λM) to (P, S, R, W), or (G, y, B) to (P, S, R).
+
+    Args:
+        kind: the program of `solve_relaxation` or of `solve_fitted`.
+        samples: per instance.
+        p: features.
+        m: controls.
+        backend: one of `torchq.backends.BACKENDS`.
 
     Raises:
-        ImportError: if cvxpylayers is not installed, with the command that installs it.
+        ValueError: if the back end is none of these.
+        ImportError: if cvxpylayers or the back end is not installed, with the command that installs it.
     """
+    if backend not in backends.BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(backends.BACKENDS)}, got {backend!r}")
     try:
         from cvxpylayers.torch import CvxpyLayer
     except ImportError as error:
         raise ImportError('cvxpylayers is not installed; install it with: pip install "torchq[layers]"') from error
-    program = _program("relaxation", samples, p, m)
-    parameters = [program.G, program.y, program.bound, program.penalty]
-    return CvxpyLayer(program.problem, parameters=parameters, variables=list(program.variables))
+    program = _program(kind, samples, p, m)
+    parameters = [one for one in (program.G, program.y, program.bound, program.penalty) if one is not None]
+    solver = None if backend == "diffcp" else backends.interface(backend, program.problem)
+    return CvxpyLayer(program.problem, parameters=parameters, variables=list(program.variables), solver=solver)
 
 
 def solve_relaxation(
