@@ -44,14 +44,14 @@ def seconds_per_program() -> list[str]:
     """Median seconds of the relaxation on the case study's data, and of the layer's forward pass."""
     env = envs.DampedPendulum()
     task = env.sample_tasks()[0]
-    tasks, plan = envs.stack_tasks([task]), study.design(env, task)
+    case = study.make_case(env, task, envs.stack_tasks([task]), 0)
     zero, weight = torch.zeros(3, 3, dtype=torch.float64), torch.tensor(0.05, dtype=torch.float64)
     rows = ["| samples | CVXPY + Clarabel | cvxpylayers: diffcp + SCS at 1e-8 | ratio |", "|---|---|---|---|"]
     for size in (10, 20, 50, 100, 200, 500):
         layer = LMIQLayer(size, 3, 1, env.gamma, backend="diffcp")
         ours, theirs = [], []
         for seed in range(REPEATS + 1):
-            sample: Sample = study.dataset(env, tasks, plan, seed, 0, size)
+            sample: Sample = study.dataset(case, seed, size)
             start = time.perf_counter()
             G, y = quadratic.residual_system(sample, env.gamma)
             sdp.solve_relaxation(G, y, zero, weight * torch.eye(3, dtype=torch.float64), 3, 1)

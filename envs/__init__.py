@@ -7,13 +7,17 @@ from envs.base import select_tasks, stack_tasks
 from envs.damped_pendulum import DampedPendulum, DampedPendulumTask
 from envs.gridworld import Gridworld, GridworldTask
 from envs.gymnasium import register
+from envs.linear_quadratic import LinearQuadratic, LinearQuadraticTask
 from envs.optimal import optimal_returns
 from envs.pendulum import Pendulum, PendulumTask
+from envs.upright import UprightPendulum
 from envs.wireless import Wireless, WirelessTask
 
 FAMILIES: dict[str, Callable[[], Any]] = {env.name: env for env in (Pendulum, Wireless, Gridworld)}
-CONTROL_FAMILIES: dict[str, Callable[[], Any]] = {env.name: env for env in (DampedPendulum,)}
-"""Families with continuous controls, for the quadratic learners."""
+CONTROL_FAMILIES: dict[str, Callable[[], Any]] = {
+    env.name: env for env in (DampedPendulum, UprightPendulum, LinearQuadratic)
+}
+"""Families with continuous controls, for the quadratic learners; the pendulum is in both worlds."""
 
 register()
 
@@ -24,8 +28,11 @@ __all__ = [
     "DampedPendulumTask",
     "Gridworld",
     "GridworldTask",
+    "LinearQuadratic",
+    "LinearQuadraticTask",
     "Pendulum",
     "PendulumTask",
+    "UprightPendulum",
     "Wireless",
     "WirelessTask",
     "optimal_returns",

@@ -73,7 +73,7 @@ class DampedPendulum:
     num_step_uniforms = 2
     start_high = (math.pi / 3, 1.0)
     exploration_high = (math.pi / 2, 3.0)
-    exploration_noise = 4.0
+    unstable_state = 2.0 * math.pi
 
     @staticmethod
     def sample_tasks(num_tasks: int | None = None) -> list[DampedPendulumTask]:
@@ -81,6 +81,11 @@ class DampedPendulum:
         first = DampedPendulumTask()
         spread = base.spread((num_tasks or 1) - 1, (0.5, 0.7, 0.05), (1.5, 1.3, 0.2))
         return [first, *(DampedPendulumTask(*point) for point in spread)]
+
+    @staticmethod
+    def exploration_std(task: DampedPendulumTask) -> float:
+        """Standard deviation of the exploring torque in N·m."""
+        return 4.0
 
     def reset(self, tasks: DampedPendulumTask, uniforms: Tensor) -> DampedPendulumState:
         """Start from uniforms shaped (seeds, tasks, envs, 2)."""

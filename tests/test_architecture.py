@@ -24,6 +24,7 @@ LEVELS = [
         "experiment",
         "runfolder",
         "study",
+        "study_results",
         "monte_carlo",
         "report",
     },

@@ -14,7 +14,7 @@ GOOD = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds",
 CASES = {
     "no algo": (("--env", "gridworld"), "--algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got nothing"),
     "unknown algo": (("--algo", "stlqr"), "--algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got 'stlqr'; did you mean stlrq?"),
-    "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of pendulum, wireless, gridworld, damped-pendulum, got 'pendulm'; did you mean pendulum?"),
+    "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of pendulum, wireless, gridworld, damped-pendulum, linear-quadratic, got 'pendulm'; did you mean pendulum?"),
     "unknown flag": ((*GOOD, "--epsiodes", 3), "--epsiodes: no such flag; did you mean --episodes?"),
     "rank": ((*GOOD, "--rank", 0), "--rank: expected an integer of at least 1 and at most 8,192, got 0"),
     "seeds": ((*GOOD, "--num-seeds", 0), "--num-seeds: expected an integer of at least 1 and at most 16,777,216, got 0"),

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 import envs
-from torchq import study
-from torchq.excitation import diagnose, excitation
+from torchq import quadratic, study
+from torchq.excitation import diagnose, excitation, explain, least_squares_iteration
+from torchq.learners import LMIQL
+from torchq.lqr import noise_free_problem
 from torchq.quadratic import Sample
 
 NAMES = ("θ", "ω", "sin θ")
@@ -16,7 +18,7 @@ GAMMA = 0.97
 def sample():
     env = envs.DampedPendulum()
     task = env.sample_tasks()[0]
-    return study.dataset(env, envs.stack_tasks([task]), study.design(env, task), 0, 0, 200)
+    return study.dataset(study.make_case(env, task, envs.stack_tasks([task]), 0), 0, 200)
 
 
 def test_a_well_explored_data_set_has_full_rank(sample):
@@ -54,6 +56,44 @@ def test_a_feature_that_repeats_another_is_named(sample):
 def test_a_baseline_that_diverges_is_suspected(sample):
     fast = sample._replace(next_phi=1.2 * sample.phi)
     assert any("the baseline seems not to stabilise (√γ·ρ is about 1.18)" in line for line in diagnose(fast, GAMMA))
+
+
+def test_a_pessimistic_baseline_explains_why_dev_fails():
+    """On noise-free problems `dev` loses the gain where V_b is pessimistic, and the diagnosis says so."""
+    lost = told = 0
+    for seed in range(12):
+        problem = noise_free_problem(seed)
+        q = LMIQL(0.95, "data").fit(problem.sample, torch.zeros_like(problem.value)).q
+        if (quadratic.greedy_gain(q) - problem.gain).abs().max() > 1e-3:
+            lost += 1
+            told += any("V_b seems pessimistic" in s for s in diagnose(problem.sample, 0.95, constraint="dev"))
+        assert not any("pessimistic" in s for s in diagnose(problem.sample, 0.95, constraint="tot"))
+    assert lost >= 7
+    assert told >= lost - 1
+
+
+def test_least_squares_iteration_finds_riccatis_gain_without_noise():
+    problem = noise_free_problem(3)
+    q = least_squares_iteration(problem.sample, 0.95)
+    torch.testing.assert_close(quadratic.greedy_gain(q), problem.gain, atol=1e-9, rtol=0)
+
+
+def test_a_q_that_is_not_concave_in_the_control_is_named(sample):
+    """Rewards that grow with the square of the control have no best control."""
+    wrong = sample._replace(reward=sample.reward + sample.deviation.square().sum(-1))
+    assert any("not concave in the control" in line for line in diagnose(wrong, GAMMA))
+
+
+def test_a_failed_solve_is_explained(sample):
+    few = Sample(*(x[:6] for x in sample))
+    assert explain("solver failed", few, GAMMA).startswith(
+        "solver failed; 6 distinct samples interpolate 10 parameters"
+    )
+    assert (
+        explain("solver failed", sample, GAMMA) == "solver failed; the data show no fault: scale them to the order of 1"
+    )
+    broken = sample._replace(reward=sample.reward * math.nan)
+    assert explain("solver failed", broken, GAMMA).startswith("solver failed; reward: expected finite numbers")
 
 
 @pytest.mark.parametrize("field", Sample._fields)

@@ -8,7 +8,7 @@ import torch
 from torchq import quadratic, sdp
 from torchq.errors import SolverError
 from torchq.learners import LMIQL, LSPI, LMIQLi
-from torchq.lqr import noise_free_problem
+from torchq.lqr import discounted_riccati, noise_free_problem
 
 GAMMA = 0.95
 
@@ -71,3 +71,16 @@ def test_nan_is_a_solver_error_and_a_fit_falls_back_to_the_baseline():
         fit = learner.fit(sample, P_b)
         assert fit.failed
         assert quadratic.greedy_gain(fit.q).abs().max() == 0
+
+
+def test_a_start_with_an_indefinite_control_block_is_refused():
+    sample, _, P_b = noise_free_problem(0)
+    start = quadratic.baseline(2, 1)._replace(R=torch.tensor([[-1.0]], dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"start: expected R with positive eigenvalues, got \[\[-1.0\]\]"):
+        LMIQLi(GAMMA).fit(sample, P_b, start)
+
+
+def test_riccati_refuses_control_costs_that_are_not_positive():
+    A, B, R = torch.eye(2).double(), torch.ones(2, 1).double(), torch.zeros(1, 1).double()
+    with pytest.raises(ValueError, match="R: expected a symmetric matrix with positive eigenvalues"):
+        discounted_riccati(A, B, A, R, GAMMA)

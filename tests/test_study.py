@@ -1,5 +1,6 @@
 """The case study on one core, at small sizes."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 from problems import command_line, outcome
 
 import envs
-from torchq import quadratic, study
+from torchq import lqr, quadratic, study
 from torchq.checkpoint import load_checkpoint
-from torchq.monte_carlo import by_samples, read_rows
+from torchq.errors import SolverError
+from torchq.learners import LMIQLi
 from torchq.presets import resolve
 from torchq.report import main
+from torchq.study_results import by_samples, read_rows
 
 SMALL = ("--env", "damped-pendulum", "--num-seeds", 2, "--sizes", "10,50")
 
@@ -20,22 +23,20 @@ SMALL = ("--env", "damped-pendulum", "--num-seeds", 2, "--sizes", "10,50")
 def case():
     env = envs.DampedPendulum()
     task = env.sample_tasks()[0]
-    return env, task, envs.stack_tasks([task]), study.design(env, task)
+    return study.make_case(env, task, envs.stack_tasks([task]), 0)
 
 
 def test_more_samples_keep_the_first_rows(case):
-    env, _, tasks, plan = case
-    few, many = (study.dataset(env, tasks, plan, 3, 0, size) for size in (7, 40))
+    few, many = (study.dataset(case, 3, size) for size in (7, 40))
     for ours, theirs in zip(many, few, strict=True):
         assert torch.equal(ours[:7], theirs)
 
 
 def test_data_obey_the_dynamics_and_the_exploring_baseline(case):
     """x⁺ is a noisy image of x; the mean of ũ is that of the exploration, with standard deviation 4."""
-    env, _, tasks, plan = case
-    sample = study.dataset(env, tasks, plan, 0, 0, 4000)
+    sample = study.dataset(case, 0, 4000)
     theta, omega = sample.phi[:, 0], sample.phi[:, 1]
-    assert (sample.next_phi[:, 0] - theta - env.dt * omega).std() < 4 * env.noise
+    assert (sample.next_phi[:, 0] - theta - case.env.dt * omega).std() < 4 * case.env.noise
     assert abs(sample.deviation.mean()) < 0.2
     assert abs(sample.deviation.std() - 4.0) < 0.15
     assert torch.equal(sample.phi[:, 2], torch.sin(theta))
@@ -43,26 +44,23 @@ def test_data_obey_the_dynamics_and_the_exploring_baseline(case):
 
 
 def test_baseline_stabilises_but_the_yardstick_is_better(case):
-    env, task, tasks, plan = case
     gaps = []
     for seed in range(10):
-        returns, unstable = study.test_episode(env, tasks, task, plan, [quadratic.baseline(3, 1)], seed, 0)
+        returns, unstable = study.test_episode(case, [quadratic.baseline(3, 1)], seed)
         assert not unstable.any()
         gaps.append(returns[1] - returns[0])
     assert -0.3 < torch.stack(gaps).median() < 0
 
 
 def test_a_fit_of_the_baseline_repeats_the_baselines_episode(case):
-    env, task, tasks, plan = case
-    returns, _ = study.test_episode(env, tasks, task, plan, [quadratic.baseline(3, 1)], 5, 0)
+    returns, _ = study.test_episode(case, [quadratic.baseline(3, 1)], 5)
     torch.testing.assert_close(returns[2], returns[1])
 
 
 @pytest.mark.parametrize("algo", ["lmi-ql", "lmi-qli", "lspi"])
 def test_fifty_samples_come_close_to_the_yardstick(case, algo):
-    env, task, tasks, _ = case
     config = resolve(algo, "damped-pendulum", "default", {"sizes": (50,)})
-    rows = [row for seed in range(3) for row in study.run_seed(config, env, [tasks], [task], seed)]
+    rows = [row for seed in range(3) for row in study.run_seed(config, [case], None, seed).rows]
     gaps = sorted(row.episode_return - row.optimal_return for row in rows)
     assert gaps[1] > -0.1
     assert all(row.lower_bound <= row.cost + 1e-6 for row in rows if algo == "lmi-ql")
@@ -79,10 +77,69 @@ def test_run_folder_and_report(tmp_path):
     assert [entry["samples"] for entry in summary["by_samples"]] == [10, 50]
     rows = read_rows(tmp_path / "lspi" / "metrics.csv")
     assert len(rows) == 2 * 2
-    assert by_samples(rows) == summary["by_samples"]
+    assert [entry.items() <= ours.items() for entry, ours in zip(by_samples(rows), summary["by_samples"], strict=True)]
+    assert all(entry["solve_time_s"] > 0 for entry in summary["by_samples"])
     code, out, err = command_line(tmp_path / "lmi-qli", tmp_path / "lspi", "--out", tmp_path / "report", entry=main)
     assert code == 0, err
     assert (tmp_path / "report" / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_learnt_q_functions_are_kept(tmp_path, case):
+    """P, S and R of every run, task and size are in the checkpoint, and give the returns of metrics.csv."""
+    assert command_line("--algo", "lspi", *SMALL, "--no-progress", "--out", tmp_path)[0] == 0
+    tensors, _ = load_checkpoint(tmp_path / "checkpoint", "lspi")
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
+        "learnt.P": (2, 1, 2, 3, 3), "learnt.S": (2, 1, 2, 3, 1), "learnt.R": (2, 1, 2, 1, 1),
+    }  # fmt: skip
+    fits = [quadratic.Quadratic(*(tensors[f"learnt.{name}"][1, 0, size] for name in "PSR")) for size in range(2)]
+    returns, _ = study.test_episode(case, fits, 1)
+    rows = [row for row in read_rows(tmp_path / "metrics.csv") if row.seed == 1]
+    assert returns[2:].tolist() == pytest.approx([row.episode_return for row in rows])
+
+
+@pytest.mark.parametrize("env", ["pendulum", "linear-quadratic"])
+def test_other_families_reach_the_yardstick(tmp_path, env):
+    """Both are free of noise near the origin, so that few samples suffice."""
+    arguments = ("--env", env, "--num-seeds", 2, "--sizes", "30", "--constraint", "tot", "--no-progress")
+    code, _, err = command_line("--algo", "lmi-qli", *arguments, "--out", tmp_path)
+    assert (code, err) == (0, "")
+    rows = read_rows(tmp_path / "metrics.csv")
+    assert [row.task for row in rows] == [0, 1, 2, 3] * 2
+    assert all(abs(row.episode_return - row.optimal_return) < 0.02 for row in rows)
+
+
+def test_the_linear_quadratic_family_has_riccatis_gain(tmp_path):
+    env = envs.LinearQuadratic()
+    for number, task in enumerate(env.sample_tasks()):
+        case = study.make_case(env, task, envs.stack_tasks([task]), number)
+        sample = study.dataset(case, 0, 40)
+        bound = study.value_bound("tot", case.design, 2)
+        learnt = LMIQLi(env.gamma, 60).fit(sample, bound).q
+        optimal = lqr.discounted_riccati(*env.linearised(task), *env.reward_weights(), env.gamma)[1]
+        torch.testing.assert_close(case.design.gain - quadratic.greedy_gain(learnt), optimal, atol=1e-3, rtol=0)
+
+
+def test_failed_solves_are_counted_and_explained(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise SolverError("CLARABEL returned 'infeasible'")
+
+    monkeypatch.setattr("torchq.sdp.solve_fitted", refuse)
+    code, out, err = command_line("--algo", "lmi-qli", *SMALL, "--sizes", "6,50", "--no-progress", "--out", tmp_path)
+    assert (code, err) == (0, "")
+    assert "failed 100.0%" in out
+    failures = json.loads((tmp_path / "summary.json").read_text())["failures"]
+    assert len(failures) == 4
+    expected = "run 0, task 0, 6 samples: CLARABEL returned 'infeasible'; 6 distinct samples interpolate 10 parameters"
+    assert failures[0].startswith(expected)
+    assert {row.failed for row in read_rows(tmp_path / "metrics.csv")} == {1}
+
+
+def test_a_baseline_that_does_not_stabilise_is_warned_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(envs.LinearQuadratic, "believed", staticmethod(lambda task: dataclasses.replace(task, b1=50.0)))
+    arguments = ("--algo", "lspi", "--env", "linear-quadratic", "--num-seeds", 1, "--sizes", "30", "--no-progress")
+    code, _, err = command_line(*arguments, "--out", tmp_path)
+    assert code == 0
+    assert "warning: the baseline of task 0 does not stabilise it (√γ·ρ(A_b) = 1." in err
 
 
 def test_a_study_resumes_exactly(tmp_path, monkeypatch):
@@ -92,10 +149,10 @@ def test_a_study_resumes_exactly(tmp_path, monkeypatch):
     assert command_line(*arguments, "--out", tmp_path / "quiet")[0] == 0
     original = module.run_seed
 
-    def stop(config, env, stacked, task_list, seed):
+    def stop(config, cases, starts, seed):
         if seed == 2:
             raise KeyboardInterrupt
-        return original(config, env, stacked, task_list, seed)
+        return original(config, cases, starts, seed)
 
     monkeypatch.setattr(module, "run_seed", stop)
     with pytest.raises(SystemExit) as interrupted:
@@ -112,7 +169,10 @@ def test_a_study_resumes_exactly(tmp_path, monkeypatch):
     [
         (("--algo", "lmi-ql", "--rank", 3), "--rank: expected only with --algo stlrq, lrq, clrq, tabular"),
         (("--algo", "stlrq", "--sizes", "10"), "--sizes: expected only with --algo lmi-ql, lmi-qli, lspi"),
-        (("--algo", "lmi-ql", "--env", "pendulum"), "--env, --preset: expected damped-pendulum and default"),
+        (
+            ("--algo", "lmi-ql", "--env", "wireless"),
+            "--env, --preset: expected one of damped-pendulum, pendulum, linear-quadratic, and default",
+        ),
         (("--algo", "lmi-ql", "--sizes", "50,10"), "--sizes: expected increasing sizes, got 50,10"),
         (
             ("--algo", "stlrq", "--env", "damped-pendulum"),

@@ -18,7 +18,7 @@ from torchq import engine
 from torchq.errors import UsageError
 from torchq.experiment import EnvironmentLibrary, Experiment, prepare
 from torchq.flags import options
-from torchq.monte_carlo import ControlLibrary, run_study
+from torchq.monte_carlo import ControlLibrary, make_cases, run_study
 from torchq.presets import QUADRATIC_ALGOS, Config
 from torchq.runfolder import claim, new_config, resumed_config, write_config
 from torchq.training import load, train
@@ -81,7 +81,10 @@ def main(library: CommandLibrary, argv: Sequence[str] | None = None) -> int:
 
     help_text = "Train one learner on a family of tasks and leave a run folder with curves, picture and checkpoint."
     command = click.Command(
-        "train.py", params=options((*library.FAMILIES, *library.CONTROL_FAMILIES)), callback=callback, help=help_text
+        "train.py",
+        params=options(tuple(dict.fromkeys((*library.FAMILIES, *library.CONTROL_FAMILIES)))),
+        callback=callback,
+        help=help_text,
     )
     return run_command(command, argv)
 
@@ -100,15 +103,24 @@ def _study(config: Config, library: CommandLibrary, out: Path | None, resume: bo
     """The case study of a quadratic learner, whose solvers run on the CPU."""
     if config.device == "cuda":
         raise UsageError(f"--device: expected cpu or auto with --algo {config.algo}, got cuda")
-    config = dataclasses.replace(config, device="cpu")
+    config = dataclasses.replace(config, device="cpu", gamma=library.CONTROL_FAMILIES[config.env]().gamma)
+    cases = make_cases(config, library)
+    for case in cases:
+        if case.design.radius >= 1.0:
+            click.echo(f"warning: the baseline of task {case.number} does not stabilise it (√γ·ρ(A_b) = "
+                       f"{case.design.radius:.2f}): V_b is not finite, prefer lmi-qli", err=True)  # fmt: skip
     with claim(out, config, resume=resume) as folder:
         write_config(folder, config)
-        click.echo(f"{config.algo} on {config.env}: {config.num_seeds} runs, sizes {config.sizes} -> {folder}")
+        size = f"{config.num_seeds} runs, {len(cases)} tasks, sizes {config.sizes}"
+        click.echo(f"{config.algo} on {config.env}: {size} -> {folder}")
         with _interruptible(folder):
-            summary = run_study(config, library, folder, resume=resume, progress=progress)
+            summary = run_study(config, cases, folder, resume=resume, progress=progress)
     click.echo(study_table(summary["by_samples"]))
     click.echo(f"unstable {summary['unstable_share']:.1%}, failed {summary['failed_share']:.1%}, "
                f"{summary['wall_time_s']:.0f} s")  # fmt: skip
+    for kind in ("failures", "findings"):
+        if summary[kind]:
+            click.echo(f"{len(summary[kind])} {kind} in summary.json; the first: {summary[kind][0]}")
 
 
 def study_table(entries: list[dict[str, Any]]) -> str:

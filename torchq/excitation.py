@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-from torchq.quadratic import Sample, action_features
+from torchq import quadratic
+from torchq.quadratic import Quadratic, Sample, action_features
 
 _CONDITION_LIMIT = 1e6
 _DUPLICATE_SHARE = 0.1
 _WEAK_EXPLORATION = 1e-3
+_PESSIMISTIC_SHARE = 0.01
+_ITERATIONS = 200
 
 
 class Excitation(NamedTuple):
@@ -29,7 +33,30 @@ class Excitation(NamedTuple):
     weakest: tuple[str, ...]
     """The monomials that dominate the direction that the data say least about."""
     baseline_radius: float
-    """√γ·ρ of the least-squares model φ⁺ ≈ Aφ + Bũ at ũ = 0: 1 or more means that V_b may not be finite."""
+    """√γ·ρ of the least-squares model φ⁺ ≈ Aφ + Bũ at ũ = 0: 1 or more means that V_b may not be finite;
+    NaN if the samples are too few to tell."""
+    curvature: float
+    """Smallest eigenvalue of R by `least_squares_iteration`; NaN if the samples are too few to tell."""
+    pessimism: float
+    """Share of Σ|V − V_b| where the V of that iteration is above V_b; NaN if it did not converge to an R ≻ 0."""
+
+
+def least_squares_iteration(sample: Sample, gamma: float, num_iterations: int = _ITERATIONS) -> Quadratic:
+    """Quadratic Q-function by fitted value iteration without inequalities: quick, exact without noise, else rough.
+
+        z ← argmin ‖Ψz − (r + γ(V_b⁺ + φ⁺ᵀ(P + SR⁻¹Sᵀ)φ⁺) − V_b)‖₂             (Bradtke 1993; Ernst et al. 2005)
+
+    Stops early where R is not positive.
+    """
+    p, m = sample.phi.shape[1], sample.deviation.shape[1]
+    inverse = torch.linalg.pinv(action_features(sample.phi, sample.deviation))
+    q = quadratic.baseline(p, m)
+    for _ in range(num_iterations):
+        best = sample.next_value + quadratic.form(sample.next_phi, q.P + quadratic.coupling(q))
+        q = quadratic.unpack(inverse @ (sample.reward + gamma * best - sample.value), p, m)
+        if not torch.linalg.eigvalsh(torch.nan_to_num(q.R)).min() > 0:
+            break
+    return q
 
 
 def excitation(sample: Sample, gamma: float, names: Sequence[str] | None = None) -> Excitation:
@@ -72,14 +99,36 @@ def excitation(sample: Sample, gamma: float, names: Sequence[str] | None = None)
         rank,
         float(full[0] / full[-1]) if full[-1] > 0 else float("inf"),
         weakest,
-        gamma**0.5 * torch.linalg.eigvals(model).abs().max().item(),
+        gamma**0.5 * torch.linalg.eigvals(model).abs().max().item() if num_samples >= 2 * len(labels) else math.nan,
+        *_rough_value(sample, gamma, enough=rank == len(labels) and num_samples >= 2 * len(labels)),
     )
 
 
-def diagnose(sample: Sample, gamma: float, names: Sequence[str] | None = None) -> list[str]:
+def _rough_value(sample: Sample, gamma: float, *, enough: bool) -> tuple[float, float]:
+    """`curvature` and `pessimism`, or NaN."""
+    if not enough:
+        return math.nan, math.nan
+    q = least_squares_iteration(sample, gamma)
+    curvature = torch.linalg.eigvalsh(torch.nan_to_num(q.R)).min().item()
+    if curvature <= 0:
+        return curvature, math.nan
+    gained = quadratic.form(sample.phi, q.P + quadratic.coupling(q))
+    # One that grew without bound is no estimate of anything.
+    if not gained.abs().max() < 1e6 * (sample.value.abs().max() + sample.reward.abs().max()):
+        return curvature, math.nan
+    return curvature, (gained.clamp_min(0.0).sum() / gained.abs().sum().clamp_min(1e-300)).item()
+
+
+def diagnose(sample: Sample, gamma: float, names: Sequence[str] | None = None, *, constraint: str = "tot") -> list[str]:
     """What is wrong with a data set and what to do, one sentence each; empty if nothing was found.
 
     Arguments and errors as in `excitation`.
+
+    Args:
+        sample: the data.
+        gamma: discount γ.
+        names: of the features.
+        constraint: "dev" if the learner keeps the deviation from V_b below zero: then V_b must not be pessimistic.
     """
     found = excitation(sample, gamma, names)
     sentences = []
@@ -102,7 +151,26 @@ def diagnose(sample: Sample, gamma: float, names: Sequence[str] | None = None) -
             f"the baseline seems not to stabilise (√γ·ρ is about {found.baseline_radius:.2f}): LMI-QL may find a wrong "
             "root; use LMI-QLi, or a better baseline"
         )
+    if found.curvature <= 0:
+        sentences.append(
+            f"the data suggest a Q that is not concave in the control (R about {found.curvature:.1e}): explore more "
+            "strongly, or collect more samples; LSPI would take such an R"
+        )
+    if constraint == "dev" and found.pessimism > _PESSIMISTIC_SHARE:
+        sentences.append(
+            f"V_b seems pessimistic (better values at {found.pessimism:.0%} of the deviation), but the constraint dev "
+            "keeps all values below it: use the constraint tot, or a more optimistic V_b"
+        )
     return sentences
+
+
+def explain(error: str, sample: Sample, gamma: float, *, constraint: str = "tot") -> str:
+    """A failed solve in one line: what the solver said, then what the data say about it."""
+    try:
+        findings = diagnose(sample, gamma, constraint=constraint)
+    except (ValueError, RuntimeError) as problem:
+        findings = [str(problem)]
+    return "; ".join([error, *(findings or ["the data show no fault: scale them to the order of 1"])])
 
 
 def _labels(names: list[str], m: int) -> list[str]:

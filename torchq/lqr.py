@@ -26,9 +26,12 @@ def discounted_riccati(
     the Riccati equation of (√γA, √γB) (Bertsekas, Dynamic Programming and Optimal Control, §4.2), solved by SciPy.
 
     Raises:
-        ValueError: if there is no stabilising solution.
+        ValueError: if R is not positive, or there is no stabilising solution.
     """
     from scipy.linalg import solve_discrete_are
+
+    if not torch.linalg.eigvalsh(R).min() > 0:
+        raise ValueError(f"R: expected a symmetric matrix with positive eigenvalues, got {R.tolist()}")
 
     root = gamma**0.5
     try:

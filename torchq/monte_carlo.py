@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from torchq.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from torchq.errors import CheckpointError, MetricsError
+from torchq.errors import CheckpointError
 from torchq.logging import METRICS
 from torchq.presets import Config
+from torchq.quadratic import Quadratic
 from torchq.runfolder import SUMMARY
-from torchq.study import Row, run_seed
+from torchq.study import Case, Row, Run, make_case, run_seed
+from torchq.study_results import COLUMNS, by_samples, plot_study, quartiles, read_rows
 from torchq.versions import versions
 
-COLUMNS = tuple("return" if name == "episode_return" else name for name in Row._fields)
 CHECKPOINT_SECONDS = 15.0
 
 
@@ -39,58 +40,122 @@ class ControlLibrary(Protocol):
         ...
 
 
+def make_cases(config: Config, library: ControlLibrary) -> list[Case]:
+    """The tasks of a configuration with their baselines."""
+    env = library.CONTROL_FAMILIES[config.env]()
+    return [
+        make_case(env, task, library.stack_tasks([task], device="cpu", dtype=torch.float64), number)
+        for number, task in enumerate(env.sample_tasks(config.num_tasks))
+    ]
+
+
 def run_study(
-    config: Config, library: ControlLibrary, folder: Path, *, resume: bool, progress: bool | None
+    config: Config,
+    cases: list[Case],
+    folder: Path,
+    *,
+    starts: Quadratic | None = None,
+    resume: bool,
+    progress: bool | None,
 ) -> dict[str, Any]:
     """All runs of the study, in the order of their seeds; returns the content of summary.json.
+
+    Args:
+        config: learner, sizes and seeds.
+        cases: the tasks, from `make_cases`.
+        folder: the run folder.
+        starts: see `study.run_seed`.
+        resume: whether to go on from the folder's checkpoint.
+        progress: whether to show a bar; None shows it on a terminal.
 
     Raises:
         CheckpointError: if the checkpoint cannot be loaded, or metrics.csv does not fit it.
     """
     from tqdm import tqdm
 
-    env = library.CONTROL_FAMILIES[config.env]()
-    task_list = env.sample_tasks(config.num_tasks)
-    stacked = [library.stack_tasks([task], device="cpu", dtype=torch.float64) for task in task_list]
-    path, done, seconds = folder / METRICS, 0, 0.0
-    if resume and (loaded := load_checkpoint(folder / "checkpoint", config.algo)):
-        done, seconds = int(loaded[1]["episode"]), float(loaded[1]["seconds"])
-    rows_per_run = len(task_list) * len(config.sizes)
-    rows = _keep(path, done * rows_per_run) if done else []
+    path, rows_per_run = folder / METRICS, len(cases) * len(config.sizes)
+    loaded = load_checkpoint(folder / "checkpoint", config.algo) if resume else None
+    record = _restore(*loaded, path, rows_per_run) if loaded else Record([], [], [], [], [], 0.0)
     begun = saved = time.monotonic()
-    with path.open("a" if done else "w", newline="") as file:
+    with path.open("a" if record.rows else "w", newline="") as file:
         writer = csv.writer(file)
-        if not done:
+        if not record.rows:
             writer.writerow(COLUMNS)
-        job = partial(run_seed, config, env, stacked, task_list)
+        done = len(record.learnt)
         seeds = range(config.seed + done, config.seed + config.num_seeds)
+        job = partial(run_seed, config, cases, starts)
         bar = tqdm(_map(job, seeds), total=config.num_seeds, initial=done, unit="run",
                    disable=None if progress is None else not progress)  # fmt: skip
 
         def save() -> None:
             file.flush()
             os.fsync(file.fileno())
-            counters = {"algo": config.algo, "episode": done, "seconds": seconds + time.monotonic() - begun}
-            table = torch.tensor([row[1:] for row in rows], dtype=torch.float64)
-            save_checkpoint(folder / "checkpoint", {"rows": table}, counters)
+            _save(record, config.algo, folder, record.wall_time + time.monotonic() - begun)
 
         try:
             for new in bar:
-                writer.writerows(new)
-                rows, done = rows + new, done + 1
-                gaps = [row.episode_return - row.optimal_return for row in rows if row.samples == max(config.sizes)]
+                writer.writerows(new.rows)
+                record.add(new)
+                gaps = [r.episode_return - r.optimal_return for r in record.rows if r.samples == max(config.sizes)]
                 bar.set_postfix_str(f"median gap at {max(config.sizes)}: {np.median(gaps):.3f}")
-                if done == config.num_seeds or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                if len(record.learnt) == config.num_seeds or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     save()
                     saved = time.monotonic()
         except KeyboardInterrupt:
-            if done:
+            if record.learnt:
                 save()
             raise
-    return _finish(config, folder, rows, task_list, seconds + time.monotonic() - begun)
+    return _finish(config, folder, record, [case.task for case in cases], record.wall_time + time.monotonic() - begun)
 
 
-def _map(job: Any, seeds: range) -> Iterator[list[Row]]:
+class Record(NamedTuple):
+    """The finished runs of a study."""
+
+    rows: list[Row]
+    learnt: list[Quadratic]
+    """Of each run, (tasks, sizes, …)."""
+    seconds: list[Tensor]
+    """Of each run, (tasks, sizes)."""
+    failures: list[str]
+    findings: list[str]
+    wall_time: float
+    """Before this process began."""
+
+    def add(self, run: Run) -> None:
+        """Append a run."""
+        self.rows.extend(run.rows)
+        self.learnt.append(run.learnt)
+        self.seconds.append(run.seconds)
+        self.failures.extend(run.failures)
+        self.findings.extend(run.findings)
+
+
+def _save(record: Record, algo: str, folder: Path, wall_time: float) -> None:
+    parts = zip(*record.learnt, strict=True)
+    tensors = {f"learnt.{name}": torch.stack(part) for name, part in zip(Quadratic._fields, parts, strict=True)}
+    counters = {
+        "algo": algo,
+        "episode": len(record.learnt),
+        "seconds": wall_time,
+        "seconds_of_fits": torch.stack(record.seconds).tolist(),
+        "failures": record.failures,
+        "findings": record.findings,
+    }
+    save_checkpoint(folder / "checkpoint", tensors, counters)
+
+
+def _restore(tensors: dict[str, Tensor], counters: dict[str, Any], path: Path, rows_per_run: int) -> Record:
+    """The record of a checkpoint, with the rows of metrics.csv that belong to it."""
+    try:
+        learnt = [Quadratic(*parts) for parts in zip(*(tensors[f"learnt.{x}"] for x in Quadratic._fields), strict=True)]
+        seconds = list(torch.tensor(counters["seconds_of_fits"], dtype=torch.float64))
+        wall_time, failures, findings = counters["seconds"], counters["failures"], counters["findings"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint: its content is corrupted ({error!r}); start a new run") from error
+    return Record(_keep(path, len(learnt) * rows_per_run), learnt, seconds, failures, findings, wall_time)
+
+
+def _map(job: Callable[[int], Run], seeds: range) -> Iterator[Run]:
     """Results in the order of the seeds, from as many processes as there are processors."""
     workers = min(os.cpu_count() or 1, len(seeds))
     if workers <= 1 or len(seeds) < 4:
@@ -111,55 +176,14 @@ def _keep(path: Path, count: int) -> list[Row]:
     return rows
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a study's metrics.csv.
-
-    Raises:
-        MetricsError: if the file is damaged.
-    """
-    kinds = (str, int, int, int, float, float, float, int, int, float, float, float)
-    try:
-        whole_lines = path.read_text().rpartition("\n")[0]
-        table = list(csv.DictReader(whole_lines.splitlines()))
-        return [Row(*(kind(row[name]) for kind, name in zip(kinds, COLUMNS, strict=True))) for row in table]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise MetricsError(f"{path} is damaged ({error!r})") from error
-
-
-def _quartiles(values: list[float]) -> dict[str, float | None]:
-    if not values:
-        return {"median": None, "q25": None, "q75": None}
-    low, median, high = np.percentile(values, [25, 50, 75]).tolist()
-    return {"median": median, "q25": low, "q75": high}
-
-
-def by_samples(rows: list[Row]) -> list[dict[str, Any]]:
-    """Per size: returns and gaps to the yardstick without the unstable runs, shares, and bounds of the cost."""
-    table = []
-    for size in sorted({row.samples for row in rows}):
-        own = [row for row in rows if row.samples == size]
-        stable = [row for row in own if not row.unstable]
-        bounded = [row for row in own if math.isfinite(row.lower_bound)]
-        table.append({
-            "samples": size,
-            "return": _quartiles([row.episode_return for row in stable]),
-            "gap": _quartiles([row.episode_return - row.optimal_return for row in stable]),
-            "unstable_share": sum(row.unstable for row in own) / len(own),
-            "failed_share": sum(row.failed for row in own) / len(own),
-            "bounds": {
-                "lower": _quartiles([row.lower_bound for row in bounded])["median"],
-                "upper": _quartiles([row.cost for row in own])["median"],
-                "gap": _quartiles([row.cost - row.lower_bound for row in bounded])["median"],
-            },
-        })  # fmt: skip
-    return table
-
-
-def _finish(config: Config, folder: Path, rows: list[Row], task_list: list[Any], wall_time: float) -> dict[str, Any]:
+def _finish(config: Config, folder: Path, record: Record, task_list: list[Any], wall_time: float) -> dict[str, Any]:
     """Write summary.json and learning_curve.png."""
+    rows = record.rows
+    times = torch.stack(record.seconds).flatten(0, 1).median(0).values.tolist()
+    table = [entry | {"solve_time_s": time} for entry, time in zip(by_samples(rows), times, strict=True)]
     largest = [row for row in rows if row.samples == max(config.sizes)]
     final = [
-        _quartiles([row.episode_return for row in largest if row.task == task and not row.unstable])
+        quartiles([row.episode_return for row in largest if row.task == task and not row.unstable])
         for task in range(len(task_list))
     ]
     optimal = [
@@ -179,51 +203,13 @@ def _finish(config: Config, folder: Path, rows: list[Row], task_list: list[Any],
         "dtype": config.dtype,
         "final_return": {name: [task[name] for task in final] for name in ("median", "q25", "q75")},
         "optimal_return": optimal,
-        "by_samples": by_samples(rows),
+        "by_samples": table,
         "unstable_share": sum(row.unstable for row in rows) / len(rows),
         "failed_share": sum(row.failed for row in rows) / len(rows),
+        "failures": record.failures,
+        "findings": record.findings,
         "versions": versions(),
     }
     plot_study({config.algo: rows}, folder / "learning_curve.png")
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
     return summary
-
-
-def plot_study(studies: dict[str, list[Row]], path: Path) -> None:
-    """Return against samples per method, yardstick and baseline as lines, unstable shares in the legend.  [LMI, fig. 1]
-
-    Medians and quartiles are those of the paired differences to the yardstick, drawn from its median return: the spread
-    of the returns themselves is that of the start states, the same for every method.
-
-    Args:
-        studies: rows by label, all on the same runs.
-        path: of the PNG; replaced if it exists.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.8, 4.4), layout="constrained")
-    first = next(iter(studies.values()))
-    yardstick = float(np.median([row.optimal_return for row in first]))
-    base = yardstick + float(np.median([row.baseline_return - row.optimal_return for row in first]))
-    for label, rows in studies.items():
-        table = [entry for entry in by_samples(rows) if entry["gap"]["median"] is not None]
-        samples = [entry["samples"] for entry in table]
-        low, median, high = ([yardstick + entry["gap"][q] for entry in table] for q in ("q25", "median", "q75"))
-        share = sum(row.unstable for row in rows) / len(rows)
-        name = label.replace("$", r"\$")
-        (line,) = axis.plot(samples, median, marker="o", markersize=3, label=f"{name} ({share:.1%} unstable)")
-        axis.fill_between(samples, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    axis.axhline(yardstick, color="0.2", linestyle="--", linewidth=1, label="FL+LQR")
-    axis.axhline(base, color="0.5", linestyle=":", linewidth=1, label="baseline")
-    height = yardstick - base
-    axis.set_ylim(base - 2 * height, yardstick + height / 2)
-    axis.set_xscale("log")
-    axis.set_xlabel("samples")
-    axis.set_ylabel("return of a test episode, paired to FL+LQR")
-    axis.grid(alpha=0.3)
-    axis.legend(loc="lower right", fontsize="small")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

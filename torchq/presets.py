@@ -11,6 +11,8 @@ from torchq.errors import UsageError
 
 QUADRATIC_ALGOS = ("lmi-ql", "lmi-qli", "lspi")
 ALGOS = ("stlrq", "lrq", "clrq", "tabular", *QUADRATIC_ALGOS)
+CONTROL_ENVS = ("damped-pendulum", "pendulum", "linear-quadratic")
+"""Environments with continuous controls, for the quadratic learners."""
 PRESETS = ("default", "paper")
 LRQ_CONVENTIONS = ("paper", "matched-epsilon", "matched-epsilon-one-update")
 
@@ -139,10 +141,11 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
             expected = f"--algo {', '.join(QUADRATIC_ALGOS if own else ALGOS[:4])}"
             raise UsageError(f"--{name.replace('_', '-')}: expected only with {expected}, got --algo {config.algo}")
     if quadratic:
-        if config.preset != "default" or config.env != "damped-pendulum":
-            raise UsageError(f"--env, --preset: expected damped-pendulum and default with --algo {config.algo}")
+        if config.preset != "default" or config.env not in CONTROL_ENVS:
+            envs = ", ".join(CONTROL_ENVS)
+            raise UsageError(f"--env, --preset: expected one of {envs}, and default, with --algo {config.algo}")
         return
-    if config.env == "damped-pendulum":
+    if config.env in CONTROL_ENVS and config.env not in _BY_ENV:
         raise UsageError(f"--env: expected {', '.join(_BY_ENV)} with --algo {config.algo}, got {config.env}")
     if config.protocol == "online" and config.num_envs != 1:
         raise UsageError(f"--num-envs: expected 1 with --preset paper (tasks take turns), got {config.num_envs}")

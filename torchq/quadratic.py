@@ -93,8 +93,13 @@ class Fit(NamedTuple):
     """Optimum of the relaxation without penalty, a lower bound of that minimum; NaN where the method has none."""
     penalty_weight: float
     """λ chosen by the line search; NaN where the method has none."""
-    failed: bool
-    """Whether a solve failed, so that q is the last good iterate or the baseline itself."""
+    failure: str = ""
+    """What failed and what to do, if a solve did, so that q is the last good iterate or the baseline itself."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a solve failed."""
+        return bool(self.failure)
 
 
 def baseline(p: int, m: int) -> Quadratic:

@@ -18,10 +18,10 @@ from torchq.errors import CheckpointError, UsageError
 from torchq.experiment import EnvironmentLibrary, prepare
 from torchq.flags import COUNT, Name
 from torchq.logging import METRICS, Metrics, read_metrics
-from torchq.monte_carlo import by_samples, plot_study, read_rows
 from torchq.plotting import Curve, plot_learning_curves
 from torchq.presets import QUADRATIC_ALGOS, Config
 from torchq.runfolder import CONFIG, SUMMARY, read_config
+from torchq.study_results import by_samples, plot_study, read_rows
 
 
 class Run(NamedTuple):

@@ -150,11 +150,9 @@ def _solve(
             if program.problem.status == cp.OPTIMAL_INACCURATE and solver == "CLARABEL":
                 program.problem.solve(solver=solver, **_LOOSE)
     except cp.SolverError as error:
-        raise SolverError(f"{solver} failed on {len(y)} samples ({error}); check the data's excitation") from error
+        raise SolverError(f"{solver} failed on {len(y)} samples ({error})") from error
     if program.problem.status != cp.OPTIMAL:
-        raise SolverError(
-            f"{solver} returned {program.problem.status!r} on {len(y)} samples; check the data's excitation"
-        )
+        raise SolverError(f"{solver} returned {program.problem.status!r} on {len(y)} samples")
     z = torch.from_numpy(np.asarray(program.z.value, dtype=np.float64))
     q = unpack(z, p, m)
     W = None

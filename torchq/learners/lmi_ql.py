@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchq import quadratic, sdp
 from torchq.errors import SolverError
+from torchq.excitation import explain
 from torchq.quadratic import Fit, Sample
 
 _DECADES = range(-5, 3)
@@ -42,12 +43,13 @@ class LMIQL:
         weight = torch.eye(p, dtype=G.dtype)
         if self.penalty == "data":
             weight = sample.next_phi.mT @ sample.next_phi / len(y)
-        lower_bound, found = math.nan, {}
+        lower_bound, found, reasons = math.nan, {}, []
 
         def cost(exponent: float) -> float:
             try:
                 solution = sdp.solve_relaxation(G, y, bound, 10.0**exponent * weight, p, m)
-            except SolverError:
+            except SolverError as error:
+                reasons.append(str(error))
                 return math.inf
             found[exponent] = solution.q, quadratic.bellman_cost(sample, self.gamma, solution.q).item()
             return found[exponent][1]
@@ -59,11 +61,13 @@ class LMIQL:
         _golden_section(cost, best - 1.0, best + 1.0)
         if not found:
             q = quadratic.baseline(p, m)
-            return Fit(q, quadratic.bellman_cost(sample, self.gamma, q).item(), lower_bound, math.nan, failed=True)
+            cost_of_baseline = quadratic.bellman_cost(sample, self.gamma, q).item()
+            failure = explain(reasons[0], sample, self.gamma)
+            return Fit(q, cost_of_baseline, lower_bound, math.nan, failure)
         least = min(value for _, value in found.values())
         exponent = max(e for e, (_, value) in found.items() if value <= least + _TIE)
         q, value = found[exponent]
-        return Fit(q, value, lower_bound, 10.0**exponent, failed=False)
+        return Fit(q, value, lower_bound, 10.0**exponent)
 
 
 def _golden_section(cost: Callable[[float], float], low: float, high: float) -> None:

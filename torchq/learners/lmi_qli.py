@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from torchq import quadratic, sdp
 from torchq.errors import SolverError
+from torchq.excitation import explain
 from torchq.quadratic import Fit, Quadratic, Sample
 
 
@@ -27,15 +29,21 @@ class LMIQLi:
     num_iterations: int = 20
 
     def fit(self, sample: Sample, bound: Tensor, start: Quadratic | None = None) -> Fit:
-        """Fit to samples, with B of `sdp.solve_fitted`; a failed solve keeps the last good iterate."""
+        """Fit to samples, with B of `sdp.solve_fitted`; a failed solve keeps the last good iterate.
+
+        Raises:
+            ValueError: if the R to start from is not positive.
+        """
         p, m = sample.phi.shape[1], sample.deviation.shape[1]
         q = quadratic.baseline(p, m) if start is None else start
-        failed = False
+        if torch.linalg.eigvalsh(q.R).min() <= 0:
+            raise ValueError(f"start: expected R with positive eigenvalues, got {q.R.tolist()}")
+        failure = ""
         for _ in range(self.num_iterations):
             try:
                 G, y = quadratic.fitted_system(sample, self.gamma, q)
                 q = sdp.solve_fitted(G, y, bound, p, m).q
-            except SolverError:
-                failed = True
+            except SolverError as error:
+                failure = explain(str(error), sample, self.gamma)
                 break
-        return Fit(q, quadratic.bellman_cost(sample, self.gamma, q).item(), math.nan, math.nan, failed)
+        return Fit(q, quadratic.bellman_cost(sample, self.gamma, q).item(), math.nan, math.nan, failure)

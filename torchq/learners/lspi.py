@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchq import quadratic
+from torchq.excitation import explain
 from torchq.quadratic import Fit, Sample
 
 
@@ -34,15 +35,16 @@ class LSPI:
         q = quadratic.baseline(p, m)
         features = quadratic.action_features(sample.phi, sample.deviation)
         target = sample.reward + self.gamma * sample.next_value - sample.value
-        failed = not bool(torch.isfinite(features).all() and torch.isfinite(target).all())
-        for _ in range(0 if failed else self.num_iterations):
+        finite = bool(torch.isfinite(features).all() and torch.isfinite(target).all())
+        failure = "" if finite else explain("least squares met numbers that are not finite", sample, self.gamma)
+        for _ in range(self.num_iterations if finite else 0):
             deviation = sample.next_phi @ quadratic.greedy_gain(q).mT
             following = quadratic.action_features(sample.next_phi, deviation)
             system = features.mT @ (features - self.gamma * following)
             solution = torch.linalg.lstsq(system, (features.mT @ target).unsqueeze(-1), driver="gelsd").solution
             candidate = quadratic.unpack(solution.squeeze(-1), p, m)
             if not torch.isfinite(solution).all() or torch.linalg.matrix_rank(candidate.R) < m:
-                failed = True
+                failure = explain(f"R became singular: {candidate.R.tolist()}", sample, self.gamma)
                 break
             q = candidate
-        return Fit(q, quadratic.bellman_cost(sample, self.gamma, q).item(), math.nan, math.nan, failed)
+        return Fit(q, quadratic.bellman_cost(sample, self.gamma, q).item(), math.nan, math.nan, failure)
