@@ -10,7 +10,7 @@ from problems import ROOT
 LEVELS = [
     {"errors", "td", "cp", "grid", "exploration", "random", "optim", "versions", "quadratic", "conic"},
     {"transitions", "checkpoint", "engine", "lqr", "sdp", "backends", "excitation"},
-    {"qtensor", "learners", "layers"},
+    {"qtensor", "learners", "layers", "warmstart"},
     {
         "rollout",
         "evaluation",
@@ -25,6 +25,7 @@ LEVELS = [
         "runfolder",
         "study",
         "study_results",
+        "transfer",
         "monte_carlo",
         "report",
     },

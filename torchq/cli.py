@@ -22,6 +22,7 @@ from torchq.monte_carlo import ControlLibrary, make_cases, run_study
 from torchq.presets import QUADRATIC_ALGOS, Config
 from torchq.runfolder import claim, new_config, resumed_config, write_config
 from torchq.training import load, train
+from torchq.transfer import quadratic_starts, start_low_rank
 
 
 def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
@@ -65,6 +66,8 @@ def main(library: CommandLibrary, argv: Sequence[str] | None = None) -> int:
         if config.algo in QUADRATIC_ALGOS:
             return _study(config, library, out, resume, progress)
         experiment = _prepare(dataclasses.replace(config, device=device_name(config.device)), library, resume)
+        if experiment.config.warm_start and not (resume and out is not None and (out / "checkpoint").exists()):
+            experiment = start_low_rank(experiment, library)
         config = experiment.config
         with claim(out, config, resume=resume) as folder:
             start = load(experiment, folder) if resume else None
@@ -109,12 +112,13 @@ def _study(config: Config, library: CommandLibrary, out: Path | None, resume: bo
         if case.design.radius >= 1.0:
             click.echo(f"warning: the baseline of task {case.number} does not stabilise it (√γ·ρ(A_b) = "
                        f"{case.design.radius:.2f}): V_b is not finite, prefer lmi-qli", err=True)  # fmt: skip
+    starts = quadratic_starts(config, cases, library) if config.warm_start else None
     with claim(out, config, resume=resume) as folder:
         write_config(folder, config)
         size = f"{config.num_seeds} runs, {len(cases)} tasks, sizes {config.sizes}"
         click.echo(f"{config.algo} on {config.env}: {size} -> {folder}")
         with _interruptible(folder):
-            summary = run_study(config, cases, folder, resume=resume, progress=progress)
+            summary = run_study(config, cases, folder, starts=starts, resume=resume, progress=progress)
     click.echo(study_table(summary["by_samples"]))
     click.echo(f"unstable {summary['unstable_share']:.1%}, failed {summary['failed_share']:.1%}, "
                f"{summary['wall_time_s']:.0f} s")  # fmt: skip

@@ -116,6 +116,8 @@ _FLAGS: list[tuple[str, click.ParamType, str]] = [
     ("penalty", Name(("trace", "data")), "Matrix M of lmi-ql's penalty tr(MW): identity, or mean of φ⁺φ⁺ᵀ."),
     ("constraint", Name(("dev", "tot")), "What a quadratic learner keeps below zero: the deviation from V_b, or all."),
     ("iterations", COUNT, "Iterations of lmi-qli and lspi."),
+    ("warm-start", click.Path(), "Run folder to start from: of a quadratic learner on the same --env, or of the same "
+     "--algo; for lmi-qli, of a low-rank learner."),
     ("eval-every", COUNT, "Episodes between evaluations."),
     ("eval-episodes", BATCH, "Greedy test episodes per evaluation, run and task."),
     ("dtype", Name(("float32", "float64")), "Floating-point type of learner and environments."),

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from torchq.errors import UsageError
 
 QUADRATIC_ALGOS = ("lmi-ql", "lmi-qli", "lspi")
-ALGOS = ("stlrq", "lrq", "clrq", "tabular", *QUADRATIC_ALGOS)
+LOW_RANK_ALGOS = ("stlrq", "lrq", "clrq")
+ALGOS = (*LOW_RANK_ALGOS, "tabular", *QUADRATIC_ALGOS)
 CONTROL_ENVS = ("damped-pendulum", "pendulum", "linear-quadratic")
 """Environments with continuous controls, for the quadratic learners."""
 PRESETS = ("default", "paper")
@@ -55,6 +56,7 @@ class Config:
     penalty: Literal["trace", "data"] = "trace"
     constraint: Literal["dev", "tot"] = "dev"
     iterations: int = 20
+    warm_start: str | None = None
 
     @property
     def num_sweeps(self) -> int:
@@ -136,10 +138,14 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
     quadratic = config.algo in QUADRATIC_ALGOS
     for name in overrides:
         own = name in ("sizes", "penalty", "constraint", "iterations")
-        common = name in ("seed", "num_seeds", "num_tasks", "device")
+        common = name in ("seed", "num_seeds", "num_tasks", "device", "warm_start")
         if not common and own != quadratic:
             expected = f"--algo {', '.join(QUADRATIC_ALGOS if own else ALGOS[:4])}"
             raise UsageError(f"--{name.replace('_', '-')}: expected only with {expected}, got --algo {config.algo}")
+    if config.warm_start and config.algo not in (*LOW_RANK_ALGOS, "lmi-qli"):
+        raise UsageError(f"--warm-start: expected only with {', '.join(LOW_RANK_ALGOS)} or lmi-qli, got {config.algo}")
+    if config.warm_start and config.env != "pendulum" and config.algo == "lmi-qli":
+        raise UsageError(f"--warm-start: expected --env pendulum, which low-rank learners know too, got {config.env}")
     if quadratic:
         if config.preset != "default" or config.env not in CONTROL_ENVS:
             envs = ", ".join(CONTROL_ENVS)
