@@ -129,14 +129,20 @@ def _study(config: Config, library: CommandLibrary, out: Path | None, resume: bo
 
 def study_table(entries: list[dict[str, Any]]) -> str:
     """Gap to FL+LQR per size, one line each."""
-    lines = ["samples  median gap  [     q25,      q75]  unstable  failed"]
+    lines = ["samples  median gap  [     q25,      q75]  unstable  failed  bounds apart"]
     for entry in entries:
         gap = {name: math.nan if value is None else value for name, value in entry["gap"].items()}
         lines.append(
             f"{entry['samples']:7d}  {gap['median']:10.4f}  [{gap['q25']:8.4f}, {gap['q75']:8.4f}]  "
-            f"{entry['unstable_share']:8.1%}  {entry['failed_share']:6.1%}"
+            f"{entry['unstable_share']:8.1%}  {entry['failed_share']:6.1%}  {_apart(entry)}"
         )
     return "\n".join(lines)
+
+
+def _apart(entry: dict[str, Any]) -> str:
+    """Median difference of the upper and the lower bound of the cost, for lmi-ql."""
+    gap = entry["bounds"]["gap"]
+    return "           -" if gap is None else f"{gap:12.4f}"
 
 
 def _prepare(config: Config, library: EnvironmentLibrary, resume: bool) -> Experiment:

@@ -14,7 +14,8 @@ from torchq.quadratic import Quadratic, Sample, action_features
 _CONDITION_LIMIT = 1e6
 _DUPLICATE_SHARE = 0.1
 _WEAK_EXPLORATION = 1e-3
-_PESSIMISTIC_SHARE = 0.01
+_PESSIMISTIC_SHARE = 1e-3
+_STABLE_MARGIN = 0.05
 _ITERATIONS = 200
 
 
@@ -39,6 +40,8 @@ class Excitation(NamedTuple):
     """Smallest eigenvalue of R by `least_squares_iteration`; NaN if the samples are too few to tell."""
     pessimism: float
     """Share of Σ|V − V_b| where the V of that iteration is above V_b; NaN if it did not converge to an R ≻ 0."""
+    noise: float
+    """Root mean square of its residuals over that of V − V_b: what falls below it may be chance. NaN likewise."""
 
 
 def least_squares_iteration(sample: Sample, gamma: float, num_iterations: int = _ITERATIONS) -> Quadratic:
@@ -104,19 +107,21 @@ def excitation(sample: Sample, gamma: float, names: Sequence[str] | None = None)
     )
 
 
-def _rough_value(sample: Sample, gamma: float, *, enough: bool) -> tuple[float, float]:
-    """`curvature` and `pessimism`, or NaN."""
+def _rough_value(sample: Sample, gamma: float, *, enough: bool) -> tuple[float, float, float]:
+    """`curvature`, `pessimism` and `noise`, or NaN."""
     if not enough:
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
     q = least_squares_iteration(sample, gamma)
     curvature = torch.linalg.eigvalsh(torch.nan_to_num(q.R)).min().item()
     if curvature <= 0:
-        return curvature, math.nan
+        return curvature, math.nan, math.nan
     gained = quadratic.form(sample.phi, q.P + quadratic.coupling(q))
     # One that grew without bound is no estimate of anything.
     if not gained.abs().max() < 1e6 * (sample.value.abs().max() + sample.reward.abs().max()):
-        return curvature, math.nan
-    return curvature, (gained.clamp_min(0.0).sum() / gained.abs().sum().clamp_min(1e-300)).item()
+        return curvature, math.nan, math.nan
+    above = gained.clamp_min(0.0).sum() / gained.abs().sum().clamp_min(1e-300)
+    residual = quadratic.bellman_residuals(sample, gamma, q)
+    return curvature, above.item(), (residual.norm() / gained.norm().clamp_min(1e-300)).item()
 
 
 def diagnose(sample: Sample, gamma: float, names: Sequence[str] | None = None, *, constraint: str = "tot") -> list[str]:
@@ -146,7 +151,7 @@ def diagnose(sample: Sample, gamma: float, names: Sequence[str] | None = None, *
             f"the data do not excite {', '.join(found.weakest)} (rank {found.rank} of {found.num_parameters}): explore "
             "more in control and state, or drop the feature"
         )
-    if found.baseline_radius >= 1.0:
+    if found.baseline_radius >= 1.0 + _STABLE_MARGIN:
         sentences.append(
             f"the baseline seems not to stabilise (√γ·ρ is about {found.baseline_radius:.2f}): LMI-QL may find a wrong "
             "root; use LMI-QLi, or a better baseline"
@@ -156,9 +161,9 @@ def diagnose(sample: Sample, gamma: float, names: Sequence[str] | None = None, *
             f"the data suggest a Q that is not concave in the control (R about {found.curvature:.1e}): explore more "
             "strongly, or collect more samples; LSPI would take such an R"
         )
-    if constraint == "dev" and found.pessimism > _PESSIMISTIC_SHARE:
+    if constraint == "dev" and found.pessimism > _PESSIMISTIC_SHARE + 2.0 * found.noise:
         sentences.append(
-            f"V_b seems pessimistic (better values at {found.pessimism:.0%} of the deviation), but the constraint dev "
+            f"V_b seems pessimistic (better values at {found.pessimism:.1%} of the deviation), but the constraint dev "
             "keeps all values below it: use the constraint tot, or a more optimistic V_b"
         )
     return sentences

@@ -148,11 +148,15 @@ def fitted_system(sample: Sample, gamma: float, fixed: Quadratic) -> tuple[Tenso
     return action_features(sample.phi, sample.deviation), sample.value - sample.reward - gamma * best
 
 
+def bellman_residuals(sample: Sample, gamma: float, q: Quadratic) -> Float[Tensor, " samples"]:
+    """δ with W = S R⁻¹ Sᵀ.                                                                  [LMI, eq. (8)]"""
+    G, y = fitted_system(sample, gamma, q)
+    return G @ torch.cat((to_triangle(q.P), q.S.flatten(-2), to_triangle(q.R)), dim=-1) + y
+
+
 def bellman_cost(sample: Sample, gamma: float, q: Quadratic) -> Float[Tensor, ""]:
     """Mean |δ| with W = S R⁻¹ Sᵀ: the cost that all methods are measured by.               [LMI, eq. (13)]
 
     Differs from the paper: the mean instead of the sum, so that it does not grow with the number of samples.
     """
-    G, y = fitted_system(sample, gamma, q)
-    z = torch.cat((to_triangle(q.P), q.S.flatten(-2), to_triangle(q.R)), dim=-1)
-    return (G @ z + y).abs().mean()
+    return bellman_residuals(sample, gamma, q).abs().mean()
