@@ -9,7 +9,8 @@ and `observe(state)`, `sample_tasks(num_tasks)` (a list of parameters dataclasse
 ones), and these attributes: `name`, `num_actions`, `episode_length`, `terminates` (whether an episode can end before
 its length; the caller then resets it), `num_reset_uniforms`, `num_step_uniforms`, `grid_low`, `grid_high` and
 `grid_sizes` (the learner's grid, one value per dimension of the observation). The Gymnasium view needs
-`observation_low` and `observation_high` too.
+`observation_low` and `observation_high` too. An environment with a `program`, the path of its step in C++ (see
+`pendulum.h`), runs in the fused engine of torchq; the others run in all the rest.
 
 `tasks` is a parameters dataclass whose fields are tensors shaped (tasks, 1); `uniforms` are the random numbers of the
 call, uniform in [0, 1), shaped (seeds, tasks, envs, n) with n = `num_reset_uniforms` or `num_step_uniforms`: where they

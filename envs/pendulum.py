@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +68,7 @@ class Pendulum:
     max_speed: float = 8.0
 
     name = "pendulum"
+    program: ClassVar[Path | None] = Path(__file__).with_suffix(".h")
     terminates = False
     num_reset_uniforms = 1
     num_step_uniforms = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -90,6 +91,7 @@ class Wireless:
     occupied_probability: float = 0.2
 
     name = "wireless"
+    program = Path(__file__).with_suffix(".h")
     terminates = False
     num_reset_uniforms = 2
     num_step_uniforms = 5

@@ -26,6 +26,7 @@ LEVELS = [
         "study",
         "study_results",
         "transfer",
+        "fused",
         "monte_carlo",
         "report",
     },

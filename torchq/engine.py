@@ -1,4 +1,4 @@
-"""How a step is executed: `eager` is plain PyTorch, `compile` fuses the whole step with torch.compile."""
+"""How steps are executed: plain PyTorch, compiled by torch.compile, or whole episodes in a program of torchq.fused."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ import torch
 
 from torchq.errors import UsageError
 
-ENGINES = ("auto", "eager", "compile")
+ENGINES = ("auto", "eager", "compile", "fused")
 
 _WORTH_COMPILING = 10_000
 _WORTH_THREADS = 500_000
 
 
-def choose(engine: str, device: torch.device, num_steps: int) -> str:
-    """The engine that `auto` stands for: `compile` for runs long enough to repay it, if the machine can compile.
+def choose(engine: str, device: torch.device, num_steps: int, fused_obstacle: Callable[[], str | None]) -> str:
+    """The engine that `auto` stands for: for long runs `fused` where it can run, else `compile`, else `eager`.
 
     Args:
         engine: as asked for.
         device: where the run computes.
-        num_steps: steps of the run.
+        num_steps: steps of the run; short ones do not repay a compiler.
+        fused_obstacle: says what keeps the fused engine from running this problem, or None.
 
     Raises:
-        UsageError: if "compile" is asked for and does not work.
+        UsageError: if "compile" or "fused" is asked for and does not work.
     """
     if engine == "eager" or (engine == "auto" and num_steps < _WORTH_COMPILING):
         return "eager"
+    if engine in ("fused", "auto"):
+        obstacle = fused_obstacle()
+        if obstacle is None:
+            return "fused"
+        if engine == "fused":
+            raise UsageError(f"--engine: fused does not work here ({obstacle}); use auto")
     obstacle = compile_obstacle(device)
     if obstacle is None:
         return "compile"

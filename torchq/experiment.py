@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from torchq import checkpoint, engine, evaluation, protocols
+from torchq import checkpoint, engine, evaluation, fused, protocols
 from torchq.errors import UsageError
 from torchq.grid import Grid
 from torchq.learners import LowRankQ, TabularQ
@@ -89,6 +90,15 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
     )
 
 
+def _execution(problem: Problem, name: str) -> tuple[protocols.Advance, evaluation.Greedy]:
+    """How an engine trains and tests."""
+    if name == "fused":
+        program = fused.FusedProgram(problem)
+        return program.train, program.greedy
+    step, greedy_step = (engine.prepare(function, name) for function in (problem.step, evaluation.greedy_step))
+    return protocols.stepwise(problem, step), evaluation.stepwise(problem, greedy_step)
+
+
 def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     """Build everything of a run in memory, with the engine chosen; writes nothing.
 
@@ -102,27 +112,26 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     task_list = env.sample_tasks(config.num_tasks)  # type: ignore[attr-defined]
     turns = len(task_list) if config.protocol == "online" else 1
     num_steps = config.episodes * env.episode_length * turns
-    chosen = engine.choose(config.engine, torch.device(config.device), num_steps)
-    config = replace(config, engine=chosen, num_tasks=len(task_list))
+    config = replace(config, num_tasks=len(task_list))
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     tasks = library.stack_tasks(task_list, device=device, dtype=dtype)
     grid = Grid(env.grid_low, env.grid_high, env.grid_sizes, joint=config.state_modes == "joint")
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     problem = Problem(env, grid, learner, config.gamma, seeds, config.num_envs, dtype)
-    step = engine.prepare(problem.step, config.engine)
-    greedy_step = engine.prepare(evaluation.greedy_step, config.engine)
+    config = replace(config, engine=engine.choose(config.engine, device, num_steps, partial(fused.obstacle, problem)))
+    advance, greedy = _execution(problem, config.engine)
     in_turns = protocols.takes_turns(config, problem)
 
     def play(state: RunState, episode: int) -> tuple[RunState, Any]:
         if not in_turns:
-            state = protocols.batched_round(config, problem, tasks, state, episode, step)
+            state = protocols.batched_round(config, problem, tasks, state, episode, advance)
             return state, state.learner
-        state, snapshots = protocols.turns_round(config, problem, library.select_tasks, tasks, state, episode, step)
+        state, snapshots = protocols.turns_round(config, problem, library.select_tasks, tasks, state, episode, advance)
         return state, learner.join(snapshots)
 
     def evaluate(policy: Any, number: int) -> Tensor:
-        return evaluation.evaluate(problem, tasks, policy, number, config.eval_episodes, greedy_step)
+        return evaluation.evaluate(problem, tasks, policy, number, config.eval_episodes, greedy)
 
     first = torch.zeros(1, dtype=torch.int64, device=device)
     numbers = first if in_turns else torch.arange(len(task_list), device=device)

@@ -122,7 +122,8 @@ _FLAGS: list[tuple[str, click.ParamType, str]] = [
     ("eval-episodes", BATCH, "Greedy test episodes per evaluation, run and task."),
     ("dtype", Name(("float32", "float64")), "Floating-point type of learner and environments."),
     ("device", Name(("auto", "cpu", "cuda")), "Where to compute; auto: the GPU if there is one."),
-    ("engine", Name(ENGINES), "How to execute a step; auto: compile for long runs, if there is a compiler."),
+    ("engine", Name(ENGINES),
+     "How to execute steps; auto: for long runs fused where that works, else compile, else eager."),
 ]  # fmt: skip
 
 

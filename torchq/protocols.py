@@ -63,13 +63,31 @@ def _draws(problem: Problem, steps: Tensor, tasks: Tensor, draw: Callable[..., D
         yield from (Draws(*step) for step in zip(*(field.unbind(0) for field in draw(block, tasks)), strict=True))
 
 
+Advance = Callable[[Any, Any, Any, Statistics, int, Tables, Tensor | None], tuple[Any, Any, Statistics]]
+"""Consecutive steps: (tasks, learner state, environment state, statistics, first step, rates, task) to the three after.
+
+`rates` has an entry for each step; `task` is None if the batch holds all tasks in order, else the number of its only
+one, shape (1,)."""
+
+
+def stepwise(problem: Problem, step: Callable[..., tuple[Any, Any, Statistics]]) -> Advance:
+    """Step by step, with `Problem.step` or a compiled form of it."""
+
+    def advance(
+        tasks: Any, learner: Any, env: Any, statistics: Statistics, first: int, rates: Tables, task: Tensor | None
+    ) -> tuple[Any, Any, Statistics]:
+        device = problem.seeds.device
+        steps = torch.arange(first, first + len(rates.epsilon), device=device)
+        numbers = torch.arange(statistics.reward.shape[1], device=device) if task is None else task
+        for draws, epsilon, rate in zip(_draws(problem, steps, numbers, problem.draw), *rates, strict=True):
+            learner, env, statistics = step(tasks, learner, env, statistics, draws, epsilon, rate, task)
+        return learner, env, statistics
+
+    return advance
+
+
 def batched_round(
-    config: Config,
-    problem: Problem,
-    tasks: Any,
-    state: RunState,
-    episode: int,
-    step: Callable[..., tuple[Any, Any, Statistics]],
+    config: Config, problem: Problem, tasks: Any, state: RunState, episode: int, advance: Advance
 ) -> RunState:
     """One episode of every environment of every task, all stepping and updating together.
 
@@ -78,15 +96,13 @@ def batched_round(
     device, length = problem.seeds.device, problem.env.episode_length
     num_tasks = state.statistics.reward.shape[1]
     numbers = torch.arange(num_tasks, device=device)
-    steps = torch.arange(episode * length, (episode + 1) * length, device=device)
+    first = episode * length
     ticks_per_step = config.num_envs * config.epsilon_clock(num_tasks)
-    rates = schedule(config, problem, episode * length, episode * length * ticks_per_step, ticks_per_step)
+    rates = schedule(config, problem, first, first * ticks_per_step, ticks_per_step)
     learner, env, statistics = state
     if not problem.env.terminates:
-        env = problem.reset(tasks, steps[:1], numbers)
-    for draws, epsilon, rate in zip(_draws(problem, steps, numbers, problem.draw), *rates, strict=True):
-        learner, env, statistics = step(tasks, learner, env, statistics, draws, epsilon, rate, None)
-    return RunState(learner, env, statistics)
+        env = problem.reset(tasks, torch.tensor([first], device=device), numbers)
+    return RunState(*advance(tasks, learner, env, statistics, first, rates, None))
 
 
 def turns_round(
@@ -96,12 +112,12 @@ def turns_round(
     tasks: Any,
     state: RunState,
     episode: int,
-    step: Callable[..., tuple[Any, Any, Statistics]],
+    advance: Advance,
 ) -> tuple[RunState, list[Any]]:
     """One episode of each task in turn, and what the learner knew of each task at the end of its turn."""
     device, length = problem.seeds.device, problem.env.episode_length
     num_tasks = state.statistics.reward.shape[1]
-    steps = torch.arange(episode * length, (episode + 1) * length, device=device)
+    first = torch.tensor([episode * length], device=device)
     learner, env, statistics = state
     snapshots, columns = [], []
     for number in range(num_tasks):
@@ -109,9 +125,8 @@ def turns_round(
         own = select_tasks(tasks, task)
         seen = Statistics(*(total[:, number : number + 1] for total in statistics))
         rates = schedule(config, problem, episode * length, (episode * num_tasks + number) * length, 1)
-        env = problem.reset(own, steps[:1], task)
-        for draws, epsilon, rate in zip(_draws(problem, steps, task, problem.draw), *rates, strict=True):
-            learner, env, seen = step(own, learner, env, seen, draws, epsilon, rate, task)
+        env = problem.reset(own, first, task)
+        learner, env, seen = advance(own, learner, env, seen, episode * length, rates, task)
         snapshots.append(problem.learner.snapshot(learner, number))
         columns.append(seen)
     statistics = Statistics(*(torch.cat(totals, dim=1) for totals in zip(*columns, strict=True)))

@@ -1,0 +1,143 @@
+"""The fused engine against eager steps on the same draws."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from problems import ROOT, experiment, library, play
+
+import envs
+from torchq import fused
+from torchq.checkpoint import flatten
+from torchq.errors import UsageError
+from torchq.fused import build
+
+SHORT = library(episode_length=100)
+CASES = {
+    "paper": {"preset": "paper"},
+    "paper, wireless": {"preset": "paper", "env": "wireless"},
+    "four sweeps": {"preset": "paper", "env": "wireless", "algo": "lrq"},
+    "shared": {"preset": "paper", "algo": "clrq"},
+    "one task": {"preset": "paper", "num_tasks": 1},
+    "batched": {},
+    "batched, many environments": {"num_envs": 300, "env": "wireless"},
+    "batched, many tasks": {"num_tasks": 300, "num_envs": 2, "num_seeds": 1},
+    "one run in parts": {"num_tasks": 3, "num_envs": 700, "num_seeds": 1, "rank": 8},
+    "own tensors": {"algo": "lrq", "num_envs": 3},
+    "joint modes, adam, normalised, weights": {
+        "state_modes": "joint", "optimizer": "adam", "normalised": True, "task_weights": (1.0, 2.0, 3.0, 0.5),
+    },
+    "sgd, blocks": {"optimizer": "sgd", "update": "block", "learning_rate": 1e-3},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+
+def both(**options):
+    options = {"algo": "stlrq", "env": "pendulum", "num_seeds": 2, "rank": 5, "library": SHORT, **options}
+    return [experiment(**options, engine=name) for name in ("eager", "fused")]
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_fused_equals_eager_to_rounding_over_200_steps(options):
+    eager, program = both(**options, dtype="float64")
+    states = [play(run, 2) for run in (eager, program)]
+    for (name, theirs), ours in zip(flatten(states[0]).items(), flatten(states[1]).values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+    policies = [run.evaluate(states[0].learner, 1) for run in (eager, program)]
+    torch.testing.assert_close(policies[1], policies[0], rtol=1e-9, atol=1e-9)
+
+
+def test_single_precision_equals_eager_over_30_steps():
+    eager, program = both(library=library(episode_length=30), num_envs=64)
+    for ours, theirs in zip(play(program, 1).learner.factors, play(eager, 1).learner.factors, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"preset": "paper"}, {"num_tasks": 3, "num_envs": 700, "num_seeds": 1}])
+def test_results_do_not_depend_on_the_number_of_threads(options, monkeypatch):
+    _, program = both(**options)
+    states = []
+    for threads in ("1", "2", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        states.append(flatten(play(program, 1)))
+    for other in states[1:]:
+        assert all(torch.equal(other[name], tensor) for name, tensor in states[0].items())
+
+
+def test_a_run_does_not_depend_on_its_neighbours():
+    """Bit for bit: a program knows of one run only."""
+    together = play(both(num_seeds=4, preset="paper")[1], 1).learner.factors
+    alone = play(both(num_seeds=1, seed=3, preset="paper")[1], 1).learner.factors
+    for ours, theirs in zip(alone, together, strict=True):
+        assert torch.equal(ours[0], theirs[3])
+
+
+def test_training_leaves_its_arguments_alone():
+    program = both()[1]
+    before = {name: tensor.clone() for name, tensor in flatten(program.initial_state).items()}
+    play(program, 1)
+    for name, tensor in flatten(program.initial_state).items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_nan_shows_in_the_statistics():
+    program = both()[1]
+    learner = program.initial_state.learner
+    broken = (torch.full_like(learner.factors[0], torch.nan), *learner.factors[1:])
+    state = program.initial_state._replace(learner=learner._replace(factors=broken))
+    assert play(program, 1, state).statistics.squared_error.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"env": "gridworld"}, "gridworld has no compiled step"),
+        ({"algo": "tabular", "env": "pendulum"}, "it needs stlrq, lrq or clrq"),
+    ],
+)
+def test_what_it_cannot_run_is_said(options, message):
+    with pytest.raises(UsageError, match=rf"--engine: fused does not work here \({message}\); use auto"):
+        experiment(**options, engine="fused")
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    monkeypatch.setattr(build, "compiler", lambda: None)
+    problem = experiment("stlrq", "pendulum").problem
+    assert fused.obstacle(problem) == "no C++ compiler found; install g++ or set CXX"
+
+
+def test_a_failing_compiler_gives_its_first_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHQ_CACHE", str(tmp_path))
+    monkeypatch.setattr(envs.Pendulum, "program", tmp_path / "missing.h")
+    (tmp_path / "missing.h").write_text("struct Env;")
+    assert "error" in fused.obstacle(experiment("stlrq", "pendulum").problem)
+    assert [path.name for path in tmp_path.iterdir()] == ["missing.h"]
+
+
+def test_programs_are_compiled_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHQ_CACHE", str(tmp_path))
+    problem = both()[0].problem
+    for _ in range(2):
+        fused.FusedProgram(problem)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(build, "_compile", lambda *arguments: pytest.fail("compiled again"))
+    fused.FusedProgram(problem)
+
+
+def test_the_same_random_words_as_torchqs():
+    """Philox known answers are in test_random; here 100 steps of exploration alone tell a wrong word at once."""
+    eager, program = both(epsilon_end=1.0, num_envs=16, learning_rate=1e-12)
+    torch.testing.assert_close(play(eager, 1).env.theta_dot, play(program, 1).env.theta_dot, atol=1e-3, rtol=1e-3)
+
+
+def test_auto_takes_it_for_long_runs_and_says_so(tmp_path):
+    script = "import sys, envs; from torchq.cli import main; sys.exit(main(envs))"
+    flags = ["--algo", "stlrq", "--episodes", "100", "--num-seeds", "1", "--no-optimal", "--no-progress"]
+    command = [sys.executable, "-c", script, *flags, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert "engine fused ->" in done.stdout, done.stderr
