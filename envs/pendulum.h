@@ -15,8 +15,7 @@ struct Env {
     const real limit = real(ENV_MAX_SPEED);
     const real next_speed = std::min(std::max(speed + acceleration * dt, -limit), limit);
     const real moved = theta + next_speed * dt + pi;
-    real wrapped = std::fmod(moved, turn);
-    if (wrapped < 0) wrapped += turn;
+    const real wrapped = moved >= turn ? moved - turn : moved < 0 ? moved + turn : moved;  // at most one turn off
     field[0] = wrapped - pi, field[1] = next_speed;
     return reward;
   }

@@ -1,5 +1,5 @@
 """The fused engine: whole episodes of a run as one compiled program."""
 
-from torchq.fused.engine import FusedProgram, obstacle
+from torchq.fused.engine import FusedProgram, num_threads, obstacle
 
-__all__ = ["FusedProgram", "obstacle"]
+__all__ = ["FusedProgram", "num_threads", "obstacle"]

@@ -18,7 +18,7 @@ from torchq.protocols import Tables
 from torchq.rollout import Problem, Statistics
 
 _OPTIMIZERS = {"sgd": 0, "adam": 1, "adamax": 2}
-_COUNTS = ("seeds", "groups", "tasks", "envs", "steps", "first_step", "task_rows", "num_updates", "threads")
+_COUNTS = ("seeds", "groups", "tasks", "envs", "steps", "first_step", "updates", "num_updates", "threads")
 
 
 def obstacle(problem: Problem) -> str | None:
@@ -79,6 +79,8 @@ class FusedProgram:
         first_step: int,
         rates: Tables,
         task: Tensor | None,
+        *,
+        updates: bool = True,
     ) -> tuple[LowRankState, Any, Statistics]:
         """Consecutive steps of the behaviour policy with their updates; the arguments stay as they were.
 
@@ -90,6 +92,7 @@ class FusedProgram:
             first_step: counter of the first step.
             rates: of each step.
             task: None if the batch holds all tasks in order, else the number of its only task, shape (1,).
+            updates: whether to learn; without, the environments are played by the behaviour policy alone.
         """
         numbers = torch.arange(self.learner.num_tasks) if task is None else task
         factors = [factor.clone(memory_format=torch.contiguous_format) for factor in learner_state.factors]
@@ -103,10 +106,10 @@ class FusedProgram:
         self._call(
             "torchq_train", tasks, numbers, factors, fields, steps, first_step, self.learner.groups,
             moments=moments, epsilon=rates.epsilon, learning_rate=rates.learning_rate, task_weights=weights,
-            statistics=sums, num_updates=int(learner_state.num_updates),
+            statistics=sums, num_updates=int(learner_state.num_updates), updates=updates,
         )  # fmt: skip
         after = LowRankState(
-            tuple(factors), tuple(moments), learner_state.num_updates + steps * self.learner.num_sweeps
+            tuple(factors), tuple(moments), learner_state.num_updates + int(updates) * steps * self.learner.num_sweeps
         )
         ended = steps // self.problem.env.episode_length
         sums[..., 1] = ended
@@ -129,7 +132,7 @@ class FusedProgram:
         self, name: str, tasks: Any, numbers: Tensor, factors: list[Tensor], fields: list[Tensor], steps: int,
         first_step: int, groups: int, *, moments: list[Moments] | None = None, epsilon: Tensor | None = None,
         learning_rate: Tensor | None = None, task_weights: Tensor | None = None, statistics: Tensor | None = None,
-        total: Tensor | None = None, num_updates: int = 0,
+        total: Tensor | None = None, num_updates: int = 0, updates: bool = True,
     ) -> None:  # fmt: skip
         seeds, num_tasks, envs = fields[0].shape
         parameters = torch.stack([value.flatten() for value in vars(tasks).values()], dim=-1).contiguous()
@@ -148,9 +151,7 @@ class FusedProgram:
                 ("gamma", self.real),
             ]  # fmt: skip
 
-        args = Args(
-            seeds, groups, num_tasks, envs, steps, first_step, self.learner.num_tasks, num_updates, num_threads()
-        )
+        args = Args(seeds, groups, num_tasks, envs, steps, first_step, int(updates), num_updates, num_threads())
         args.seed_numbers, args.task_numbers, args.parameters = map(_pointer, (seed_numbers, numbers, parameters))
         args.state[:] = [_pointer(field) for field in fields]
         args.factors[:] = [_pointer(factor) for factor in factors]

@@ -31,7 +31,7 @@ enum Optimizer { SGD, ADAM, ADAMAX };
 enum Purpose { EXPLORATION = 1, STEP = 3, EVALUATION_STEP = 6 };
 
 struct Args {
-  int64_t seeds, groups, tasks, envs, steps, first_step, task_rows, num_updates, threads;
+  int64_t seeds, groups, tasks, envs, steps, first_step, updates, num_updates, threads;
   const int64_t *seed_numbers, *task_numbers;
   const real *parameters;          // (tasks, Env::PARAMETERS)
   real *state[Env::FIELDS];        // (seeds, tasks, envs)
@@ -431,7 +431,7 @@ static void train_side_by_side(const Args &a) {
       Program p(a, seed, group);
       for (int64_t step = 0; step < a.steps; ++step) {
         for (int64_t part = 0; part < p.parts; ++part) p.act(part, step);
-        for (int64_t sweep = 0; sweep < SWEEPS; ++sweep) p.sweep_alone(step, sweep);
+        for (int64_t sweep = 0; sweep < SWEEPS * a.updates; ++sweep) p.sweep_alone(step, sweep);
       }
       p.write_back();
     }
@@ -447,7 +447,7 @@ static void train_in_parts(const Args &a) {
       for (int64_t step = 0; step < a.steps; ++step) {
 #pragma omp for schedule(static)
         for (int64_t part = 0; part < p.parts; ++part) p.act(part, step);
-        for (int64_t sweep = 0; sweep < SWEEPS; ++sweep)
+        for (int64_t sweep = 0; sweep < SWEEPS * a.updates; ++sweep)
           for (int block = 0; block < BLOCKS; ++block) {
 #pragma omp for schedule(static)
             for (int64_t part = 0; part < p.parts; ++part) p.accumulate_block(block, part, sweep + block == 0);
