@@ -27,6 +27,7 @@ LEVELS = [
         "study_results",
         "transfer",
         "fused",
+        "graph",
         "monte_carlo",
         "report",
     },

@@ -32,17 +32,19 @@ def test_compiled_steps_equal_eager_ones_over_200_steps(algo, preset, length):
     assert done.stdout == "equal\n", done.stderr
 
 
-def never():
-    return "not here"
+FINE, NOT_HERE = {"fused": lambda: None, "graph": lambda: None}, {"fused": lambda: "no", "graph": lambda: "no GPU"}
 
 
-def test_auto_compiles_long_runs_only():
+def test_auto_takes_the_fastest_for_long_runs_only():
     cpu = torch.device("cpu")
-    assert engine.choose("auto", cpu, 100, lambda: None) == "eager"
-    assert engine.choose("auto", cpu, 10**6, lambda: None) == "fused"
-    assert engine.choose("auto", cpu, 10**6, never) == "compile"
-    assert engine.choose("eager", cpu, 10**6, lambda: None) == "eager"
-    assert engine.choose("fused", cpu, 1, lambda: None) == "fused"
+    assert engine.choose("auto", cpu, 100, FINE) == "eager"
+    assert engine.choose("auto", cpu, 10**6, FINE) == "fused"
+    assert engine.choose("auto", cpu, 10**6, {**FINE, "fused": lambda: "no"}) == "graph"
+    assert engine.choose("auto", cpu, 10**6, NOT_HERE) == "compile"
+    assert engine.choose("eager", cpu, 10**6, FINE) == "eager"
+    assert engine.choose("fused", cpu, 1, FINE) == "fused"
+    with pytest.raises(UsageError, match=r"--engine: graph does not work here \(no GPU\); use auto"):
+        engine.choose("graph", cpu, 10**6, NOT_HERE)
 
 
 def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):
@@ -51,6 +53,6 @@ def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(UserWarning, match=r"the engine is eager \(no compiler found\)$"):
-        assert engine.choose("auto", torch.device("cpu"), 10**6, never) == "eager"
-    with pytest.raises(UsageError, match=r"--engine: expected .* \(no compiler found\); use eager or auto"):
-        engine.choose("compile", torch.device("cpu"), 1, never)
+        assert engine.choose("auto", torch.device("cpu"), 10**6, NOT_HERE) == "eager"
+    with pytest.raises(UsageError, match=r"--engine: compile does not work here \(no compiler found\); use auto"):
+        engine.choose("compile", torch.device("cpu"), 1, NOT_HERE)

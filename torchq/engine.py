@@ -1,4 +1,4 @@
-"""How steps are executed: plain PyTorch, compiled by torch.compile, or whole episodes in a program of torchq.fused."""
+"""How steps are executed: plain PyTorch, torch.compile, CUDA graphs (`graph`), or whole episodes at once (`fused`)."""
 
 from __future__ import annotations
 
@@ -11,37 +11,34 @@ import torch
 
 from torchq.errors import UsageError
 
-ENGINES = ("auto", "eager", "compile", "fused")
+ENGINES = ("auto", "eager", "compile", "graph", "fused")
 
 _WORTH_COMPILING = 10_000
 _WORTH_THREADS = 500_000
 
 
-def choose(engine: str, device: torch.device, num_steps: int, fused_obstacle: Callable[[], str | None]) -> str:
-    """The engine that `auto` stands for: for long runs `fused` where it can run, else `compile`, else `eager`.
+def choose(engine: str, device: torch.device, num_steps: int, obstacles: dict[str, Callable[[], str | None]]) -> str:
+    """The engine that `auto` stands for: the first of fused, graph and compile that works, for long runs; else eager.
 
     Args:
         engine: as asked for.
         device: where the run computes.
         num_steps: steps of the run; short ones do not repay a compiler.
-        fused_obstacle: says what keeps the fused engine from running this problem, or None.
+        obstacles: of fused and graph, what keeps it from running this problem, or None.
 
     Raises:
-        UsageError: if "compile" or "fused" is asked for and does not work.
+        UsageError: if an engine is asked for by name and does not work.
     """
     if engine == "eager" or (engine == "auto" and num_steps < _WORTH_COMPILING):
         return "eager"
-    if engine in ("fused", "auto"):
-        obstacle = fused_obstacle()
-        if obstacle is None:
-            return "fused"
-        if engine == "fused":
-            raise UsageError(f"--engine: fused does not work here ({obstacle}); use auto")
-    obstacle = compile_obstacle(device)
-    if obstacle is None:
-        return "compile"
-    if engine == "compile":
-        raise UsageError(f"--engine: expected a machine where torch.compile works ({obstacle}); use eager or auto")
+    tests = {**obstacles, "compile": lambda: compile_obstacle(device)}
+    if engine in tests:
+        if obstacle := tests[engine]():
+            raise UsageError(f"--engine: {engine} does not work here ({obstacle}); use auto")
+        return engine
+    for name, test in tests.items():
+        if (obstacle := test()) is None:
+            return name
     warnings.warn(f"torch.compile does not work here, so the engine is eager ({obstacle})", stacklevel=2)
     return "eager"
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from torchq import checkpoint, engine, evaluation, fused, protocols
+from torchq import checkpoint, engine, evaluation, fused, graph, protocols
 from torchq.errors import UsageError
 from torchq.grid import Grid
 from torchq.learners import LowRankQ, TabularQ
@@ -95,6 +95,11 @@ def _execution(problem: Problem, name: str) -> tuple[protocols.Advance, evaluati
     if name == "fused":
         program = fused.FusedProgram(problem)
         return program.train, program.greedy
+    if name == "graph":
+        inner = "compile" if engine.compile_obstacle(problem.seeds.device) is None else "eager"
+        steps = (engine.prepare(function, inner) for function in (problem.step, evaluation.greedy_step))
+        replayed = graph.GraphProgram(problem, *steps)
+        return replayed.train, replayed.greedy
     step, greedy_step = (engine.prepare(function, name) for function in (problem.step, evaluation.greedy_step))
     return protocols.stepwise(problem, step), evaluation.stepwise(problem, greedy_step)
 
@@ -119,7 +124,15 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     problem = Problem(env, grid, learner, config.gamma, seeds, config.num_envs, dtype)
-    config = replace(config, engine=engine.choose(config.engine, device, num_steps, partial(fused.obstacle, problem)))
+    config = replace(
+        config,
+        engine=engine.choose(
+            config.engine,
+            device,
+            num_steps,
+            {"fused": partial(fused.obstacle, problem), "graph": partial(graph.obstacle, device)},
+        ),
+    )
     advance, greedy = _execution(problem, config.engine)
     in_turns = protocols.takes_turns(config, problem)
 

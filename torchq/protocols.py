@@ -55,12 +55,14 @@ def schedule(config: Config, problem: Problem, first_step: int, first_tick: int,
     )
 
 
-def _draws(problem: Problem, steps: Tensor, tasks: Tensor, draw: Callable[..., Draws]) -> Iterator[Draws]:
+def block_draws(problem: Problem, steps: Tensor, tasks: Tensor) -> Iterator[Draws]:
     """Random numbers of consecutive steps, made for a block of them at a time."""
     words = 4 + problem.env.num_step_uniforms + problem.env.num_reset_uniforms
     per_step = len(problem.seeds) * len(tasks) * problem.num_envs * words
     for block in steps.split(max(1, _DRAWS_PER_BLOCK // per_step)):
-        yield from (Draws(*step) for step in zip(*(field.unbind(0) for field in draw(block, tasks)), strict=True))
+        yield from (
+            Draws(*step) for step in zip(*(field.unbind(0) for field in problem.draw(block, tasks)), strict=True)
+        )
 
 
 Advance = Callable[[Any, Any, Any, Statistics, int, Tables, Tensor | None], tuple[Any, Any, Statistics]]
@@ -79,7 +81,7 @@ def stepwise(problem: Problem, step: Callable[..., tuple[Any, Any, Statistics]])
         device = problem.seeds.device
         steps = torch.arange(first, first + len(rates.epsilon), device=device)
         numbers = torch.arange(statistics.reward.shape[1], device=device) if task is None else task
-        for draws, epsilon, rate in zip(_draws(problem, steps, numbers, problem.draw), *rates, strict=True):
+        for draws, epsilon, rate in zip(block_draws(problem, steps, numbers), *rates, strict=True):
             learner, env, statistics = step(tasks, learner, env, statistics, draws, epsilon, rate, task)
         return learner, env, statistics
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,6 +27,12 @@ class LowRankState(NamedTuple):
     moments: tuple[Moments, ...]
     num_updates: Tensor
     """Optimiser steps that each factor has taken; int64 of shape ()."""
+
+
+@lru_cache(maxsize=8)
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A tensor of numbers, made once: while a CUDA graph is captured nothing may be copied to the device."""
+    return torch.tensor(values, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -218,6 +225,6 @@ class LowRankQ:
 
     def _weigh(self, error: Tensor, task: Tensor | None) -> Tensor:
         if self.task_weights:
-            weights = torch.tensor(self.task_weights, device=error.device, dtype=error.dtype)
+            weights = _constant(self.task_weights, error.device, error.dtype)
             error = error * (weights if task is None else weights[task]).unsqueeze(-1)
         return error if self.loss_scale == 1.0 else self.loss_scale * error
