@@ -28,6 +28,7 @@ LEVELS = [
         "transfer",
         "fused",
         "graph",
+        "memory",
         "monte_carlo",
         "report",
     },

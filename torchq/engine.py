@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ _WORTH_COMPILING = 10_000
 _WORTH_THREADS = 500_000
 
 
-def choose(engine: str, device: torch.device, num_steps: int, obstacles: dict[str, Callable[[], str | None]]) -> str:
+def choose(engine: str, device: torch.device, num_steps: int, obstacles: Mapping[str, Callable[[], str | None]]) -> str:
     """The engine that `auto` stands for: the first of fused, graph and compile that works, for long runs; else eager.
 
     Args:
@@ -31,7 +31,7 @@ def choose(engine: str, device: torch.device, num_steps: int, obstacles: dict[st
     """
     if engine == "eager" or (engine == "auto" and num_steps < _WORTH_COMPILING):
         return "eager"
-    tests = {**obstacles, "compile": lambda: compile_obstacle(device)}
+    tests: dict[str, Callable[[], str | None]] = {**obstacles, "compile": lambda: compile_obstacle(device)}
     if engine in tests:
         if obstacle := tests[engine]():
             raise UsageError(f"--engine: {engine} does not work here ({obstacle}); use auto")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from torchq import checkpoint, engine, evaluation, fused, graph, protocols
+from torchq import checkpoint, engine, evaluation, fused, graph, memory, protocols
 from torchq.errors import UsageError
 from torchq.grid import Grid
 from torchq.learners import LowRankQ, TabularQ
@@ -108,7 +108,7 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     """Build everything of a run in memory, with the engine chosen; writes nothing.
 
     Raises:
-        UsageError: if the configuration contradicts the environment.
+        UsageError: if the configuration contradicts the environment, or the run does not fit in memory.
     """
     env: Environment = library.FAMILIES[config.env]()
     missing = [name for name in _CONTRACT if not hasattr(env, name)]
@@ -124,15 +124,9 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     problem = Problem(env, grid, learner, config.gamma, seeds, config.num_envs, dtype)
-    config = replace(
-        config,
-        engine=engine.choose(
-            config.engine,
-            device,
-            num_steps,
-            {"fused": partial(fused.obstacle, problem), "graph": partial(graph.obstacle, device)},
-        ),
-    )
+    obstacles = {"fused": partial(fused.obstacle, problem), "graph": partial(graph.obstacle, device)}
+    config = replace(config, engine=engine.choose(config.engine, device, num_steps, obstacles))
+    memory.check(config, problem, len(task_list), memory.available(device))
     advance, greedy = _execution(problem, config.engine)
     in_turns = protocols.takes_turns(config, problem)
 
