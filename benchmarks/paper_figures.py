@@ -1,4 +1,4 @@
-"""The two published figures in full: pendulum with 100 runs, wireless with 200, three methods, a test after each episode.
+"""The published figures in full: pendulum with 100 runs, wireless with 200, three methods, a test after each episode.
 
     python benchmarks/paper_figures.py [--out runs/paper]
 
