@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,3 +117,10 @@ class Pendulum:
     def observe(self, state: PendulumState) -> Tensor:
         """(θ, θ̇), shaped (seeds, tasks, envs, 2)."""
         return torch.stack((state.theta, state.theta_dot), dim=-1)
+
+    @staticmethod
+    def triton_step() -> tuple[Any, Any]:
+        """Observation and step in Triton, for the fused engine on a GPU."""
+        from envs import kernels
+
+        return kernels.STEPS["pendulum"]

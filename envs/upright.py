@@ -36,6 +36,7 @@ class UprightPendulum(Pendulum):
     gamma: float = 0.99
 
     program: ClassVar[Path | None] = None
+    triton_step = None  # type: ignore[assignment]
     num_reset_uniforms = 2
     noise = 0.0
     start_high = (0.3, 0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,3 +160,10 @@ class Wireless:
         """(g, o, q, b), shaped (seeds, tasks, envs, 4)."""
         gain = state.channel_real**2 + state.channel_imag**2
         return torch.stack((gain, state.occupied, state.queue, state.battery), dim=-1)
+
+    @staticmethod
+    def triton_step() -> tuple[Any, Any]:
+        """Observation and step in Triton, for the fused engine on a GPU."""
+        from envs import kernels
+
+        return kernels.STEPS["wireless"]

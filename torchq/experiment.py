@@ -92,14 +92,15 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
 
 def _execution(problem: Problem, name: str) -> tuple[protocols.Advance, evaluation.Greedy]:
     """How an engine trains and tests."""
-    if name == "fused":
+    on_cpu = problem.seeds.device.type == "cpu"
+    if name == "fused" and on_cpu:
         program = fused.FusedProgram(problem)
         return program.train, program.greedy
-    if name == "graph":
+    if name in ("fused", "graph"):
         inner = "compile" if engine.compile_obstacle(problem.seeds.device) is None else "eager"
         steps = (engine.prepare(function, inner) for function in (problem.step, evaluation.greedy_step))
         replayed = graph.GraphProgram(problem, *steps)
-        return replayed.train, replayed.greedy
+        return fused.OnlineProgram(problem).train if name == "fused" else replayed.train, replayed.greedy
     step, greedy_step = (engine.prepare(function, name) for function in (problem.step, evaluation.greedy_step))
     return protocols.stepwise(problem, step), evaluation.stepwise(problem, greedy_step)
 
