@@ -5,8 +5,9 @@ import sys
 
 import pytest
 import torch
-from problems import ROOT
+from problems import ROOT, command_line
 
+import torchq.cli
 from torchq import engine
 from torchq.errors import UsageError
 
@@ -56,3 +57,20 @@ def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):
         assert engine.choose("auto", torch.device("cpu"), 10**6, NOT_HERE) == "eager"
     with pytest.raises(UsageError, match=r"--engine: compile does not work here \(no compiler found\); use auto"):
         engine.choose("compile", torch.device("cpu"), 1, NOT_HERE)
+
+
+def test_deterministic_runs_ask_pytorch_for_a_fixed_order(tmp_path, monkeypatch):
+    seen, original = [], torchq.cli.train
+
+    def watched(*given, **options):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return original(*given, **options)
+
+    monkeypatch.setattr(torchq.cli, "train", watched)
+    quick = ("--algo", "stlrq", "--num-seeds", 1, "--episodes", 1, "--no-optimal", "--no-progress")
+    for name, flags in (("plain", ()), ("fixed", ("--deterministic",))):
+        code, _, err = command_line(*quick, *flags, "--out", tmp_path / name)
+        assert (code, err) == (0, "")
+    assert seen == [False, True]
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert (tmp_path / "plain" / "metrics.csv").read_bytes() == (tmp_path / "fixed" / "metrics.csv").read_bytes()

@@ -78,7 +78,7 @@ def main(library: CommandLibrary, argv: Sequence[str] | None = None) -> int:
                 click.echo(f"LR-Q convention: {config.lrq_convention}")
             if start and start.episode:
                 click.echo(f"resuming after episode {start.episode} of {config.episodes}")
-            with _interruptible(folder):
+            with _interruptible(folder), engine.deterministic(config.deterministic):
                 summary = train(experiment, library, folder, start=start, progress=progress)
         click.echo(_table(summary))
 

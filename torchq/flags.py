@@ -157,6 +157,8 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
         *tabled,
         click.Option(["--normalised/--no-normalised"], default=None,
                      help="Divide each step by the squared length of its direction (NLMS).  [default: no]"),
+        click.Option(["--deterministic/--no-deterministic"], default=None,
+                     help="Sums in a fixed order on a GPU too: the same bytes twice.  [default: no; CPUs always do]"),
         click.Option(["--optimal/--no-optimal"], default=None,
                      help="Compute the optimum of each task, where it is known.  [default: up to 16 tasks]"),
         click.Option(["--out"], type=click.Path(path_type=Path), help="Run folder.  [default: runs/ALGO-ENV-N]"),

@@ -51,6 +51,7 @@ class Config:
     dtype: str = "float32"
     device: str = "auto"
     engine: str = "auto"
+    deterministic: bool = False
     optimal: bool | None = None
     sizes: tuple[int, ...] = (10, 15, 20, 30, 50, 100, 200, 500)
     penalty: Literal["trace", "data"] = "trace"
