@@ -22,6 +22,7 @@ LEVELS = [
         "flags",
         "cli",
         "experiment",
+        "execution",
         "runfolder",
         "study",
         "study_results",

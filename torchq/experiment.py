@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from torchq import checkpoint, engine, evaluation, fused, graph, memory, protocols
+from torchq import checkpoint, evaluation, execution, memory, protocols
 from torchq.errors import UsageError
 from torchq.grid import Grid
 from torchq.learners import LowRankQ, TabularQ
@@ -90,21 +89,6 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
     )
 
 
-def _execution(problem: Problem, name: str) -> tuple[protocols.Advance, evaluation.Greedy]:
-    """How an engine trains and tests."""
-    on_cpu = problem.seeds.device.type == "cpu"
-    if name == "fused" and on_cpu:
-        program = fused.FusedProgram(problem)
-        return program.train, program.greedy
-    if name in ("fused", "graph"):
-        inner = "compile" if engine.compile_obstacle(problem.seeds.device) is None else "eager"
-        steps = (engine.prepare(function, inner) for function in (problem.step, evaluation.greedy_step))
-        replayed = graph.GraphProgram(problem, *steps)
-        return fused.OnlineProgram(problem).train if name == "fused" else replayed.train, replayed.greedy
-    step, greedy_step = (engine.prepare(function, name) for function in (problem.step, evaluation.greedy_step))
-    return protocols.stepwise(problem, step), evaluation.stepwise(problem, greedy_step)
-
-
 def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     """Build everything of a run in memory, with the engine chosen; writes nothing.
 
@@ -125,21 +109,8 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     problem = Problem(env, grid, learner, config.gamma, seeds, config.num_envs, dtype)
-    obstacles = {"fused": partial(fused.obstacle, problem), "graph": partial(graph.obstacle, device)}
-    config = replace(config, engine=engine.choose(config.engine, device, num_steps, obstacles))
     memory.check(config, problem, len(task_list), memory.available(device))
-    advance, greedy = _execution(problem, config.engine)
     in_turns = protocols.takes_turns(config, problem)
-
-    def play(state: RunState, episode: int) -> tuple[RunState, Any]:
-        if not in_turns:
-            state = protocols.batched_round(config, problem, tasks, state, episode, advance)
-            return state, state.learner
-        state, snapshots = protocols.turns_round(config, problem, library.select_tasks, tasks, state, episode, advance)
-        return state, learner.join(snapshots)
-
-    def evaluate(policy: Any, number: int) -> Tensor:
-        return evaluation.evaluate(problem, tasks, policy, number, config.eval_episodes, greedy)
 
     first = torch.zeros(1, dtype=torch.int64, device=device)
     numbers = first if in_turns else torch.arange(len(task_list), device=device)
@@ -148,4 +119,21 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
         problem.reset(library.select_tasks(tasks, numbers), first, numbers),
         Statistics.zeros(len(seeds), len(task_list), device, dtype),
     )
+    playing, task = library.select_tasks(tasks, numbers), numbers if in_turns else None
+    chosen = execution.choose(config.engine, problem, playing, state, task, num_steps)
+    config = replace(config, engine=chosen.name)
+    memory.check(config, problem, len(task_list), memory.available(device))
+
+    def play(state: RunState, episode: int) -> tuple[RunState, Any]:
+        if not in_turns:
+            state = protocols.batched_round(config, problem, tasks, state, episode, chosen.advance)
+            return state, state.learner
+        state, snapshots = protocols.turns_round(
+            config, problem, library.select_tasks, tasks, state, episode, chosen.advance
+        )
+        return state, learner.join(snapshots)
+
+    def evaluate(policy: Any, number: int) -> Tensor:
+        return evaluation.evaluate(problem, tasks, policy, number, config.eval_episodes, chosen.greedy)
+
     return Experiment(config, problem, task_list, tasks, play, evaluate, state)

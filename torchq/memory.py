@@ -30,7 +30,7 @@ def needed(config: Config, problem: Problem, num_tasks: int) -> Need:
     """Estimate for a run, from its sizes alone.
 
     Args:
-        config: with the engine chosen.
+        config: "auto" counts as "fused", the engine that needs least.
         problem: learner and environment.
         num_tasks: M.
     """
@@ -43,7 +43,7 @@ def needed(config: Config, problem: Problem, num_tasks: int) -> Need:
     else:
         entries = num_tasks * math.prod(problem.grid.mode_sizes) * problem.env.num_actions
         row = problem.env.num_actions
-    temporary = 0 if config.engine == "fused" else row * size
+    temporary = 0 if config.engine in ("auto", "fused") else row * size
     return Need(2 * runs * entries * size, runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary))
 
 
