@@ -1,4 +1,4 @@
-"""The Triton program of the online protocol: in the interpreter on the CPU, and on the GPU where there is one."""
+"""The Triton programs of both protocols: in the interpreter on the CPU, and on the GPU where there is one."""
 
 import functools
 import os
@@ -23,37 +23,38 @@ import sys, torch
 sys.path[:0] = {paths!r}
 torch.set_num_threads(1)
 from problems import experiment, library, play
-from torchq import protocols
+from torchq import fused, protocols
 from torchq.checkpoint import flatten
 from torchq.fused import online
 short = library(episode_length=3)
-run = experiment({algo!r}, {env!r}, "paper", library=short, rank=5, num_seeds=1, dtype={dtype!r}, **{options!r})
+run = experiment({algo!r}, {env!r}, {preset!r}, library=short, rank=5, num_seeds=1, dtype={dtype!r}, **{options!r})
 assert online.obstacle(run.problem) is None, online.obstacle(run.problem)
-program, state = online.OnlineProgram(run.problem), run.initial_state
-for episode in range(2):
+program, state = fused.triton_program(run.problem), run.initial_state
+for episode in range(1):
     if protocols.takes_turns(run.config, run.problem):
         arguments = (run.config, run.problem, short.select_tasks, run.tasks, state, episode, program.train)
         state, _ = protocols.turns_round(*arguments)
     else:
         state = protocols.batched_round(run.config, run.problem, run.tasks, state, episode, program.train)
 tolerance = 1e-9 if {dtype!r} == "float64" else 1e-4
-for (name, eager), ours in zip(flatten(play(run, 2)).items(), flatten(state).values(), strict=True):
+for (name, eager), ours in zip(flatten(play(run, 1)).items(), flatten(state).values(), strict=True):
     torch.testing.assert_close(ours, eager, rtol=tolerance, atol=tolerance, msg=lambda text: name + ": " + text)
 print("equal")
 """
 
 
 @pytest.mark.parametrize(
-    ("algo", "env", "dtype", "options"),
+    ("algo", "env", "preset", "dtype", "options"),
     [
-        ("stlrq", "pendulum", "float64", {"num_tasks": 3, "task_weights": (1.0, 2.0, 0.5)}),
-        ("stlrq", "wireless", "float32", {"num_tasks": 2}),
-        ("lrq", "wireless", "float64", {"num_tasks": 2}),
-        ("clrq", "wireless", "float64", {"num_tasks": 2, "state_modes": "joint"}),
+        ("stlrq", "pendulum", "paper", "float64", {"num_tasks": 2, "task_weights": (1.0, 0.5)}),
+        ("lrq", "wireless", "paper", "float64", {"num_tasks": 2, "lrq_convention": "matched-epsilon-one-update"}),
+        ("stlrq", "pendulum", "default", "float64", {"num_tasks": 2, "num_envs": 70, "task_weights": (1.0, 0.5)}),
+        ("clrq", "wireless", "default", "float32", {"num_tasks": 2, "num_envs": 3}),
     ],
 )
-def test_the_program_equals_eager_steps(algo, env, dtype, options):
-    script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], algo=algo, env=env, dtype=dtype, options=options)
+def test_triton_programs_equal_eager_steps(algo, env, preset, dtype, options):
+    names = {"algo": algo, "env": env, "preset": preset, "dtype": dtype, "options": options}
+    script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], **names)
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.stdout == "equal\n", done.stderr
@@ -65,7 +66,8 @@ def test_the_program_equals_eager_steps(algo, env, dtype, options):
         ({"algo": "tabular", "env": "pendulum"}, "it needs stlrq, lrq or clrq"),
         ({"env": "gridworld"}, "gridworld has no step in Triton"),
         ({"env": "pendulum", "library": OTHER}, "its step has the default constants of pendulum"),
-        ({"env": "pendulum"}, "its program is that of --preset paper"),
+        ({"env": "pendulum", "optimizer": "sgd"}, "it needs plain Adamax steps and one action mode"),
+        ({"env": "pendulum", "update": "block"}, "blocks of modes need --num-envs 1"),
     ],
 )
 def test_what_it_cannot_run_is_said(options, message, monkeypatch):
@@ -80,9 +82,10 @@ def test_without_a_gpu_it_says_so(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("preset", ["default", "paper"])
 @pytest.mark.parametrize(("algo", "env"), [("stlrq", "pendulum"), ("lrq", "wireless"), ("clrq", "wireless")])
-def test_the_program_equals_eager_steps_on_the_gpu(algo, env):
-    options = {"num_seeds": 3, "library": library(episode_length=100), "device": "cuda"}
-    states = [play(experiment(algo, env, "paper", **options, engine=name), 2) for name in ("eager", "fused")]
+def test_triton_programs_equal_eager_steps_on_the_gpu(algo, env, preset):
+    options = {"num_seeds": 3, "library": library(episode_length=100), "device": "cuda", "dtype": "float64"}
+    states = [play(experiment(algo, env, preset, **options, engine=name), 2) for name in ("eager", "fused")]
     for theirs, ours in zip(flatten(states[0]).values(), flatten(states[1]).values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

@@ -36,7 +36,7 @@ def build(problem: Problem, name: str) -> Execution:
         steps = (engine.prepare(function, inner) for function in (problem.step, evaluation.greedy_step))
         replayed = graph.GraphProgram(problem, *steps)
         return Execution(
-            name, fused.OnlineProgram(problem).train if name == "fused" else replayed.train, replayed.greedy
+            name, fused.triton_program(problem).train if name == "fused" else replayed.train, replayed.greedy
         )
     step, greedy_step = (engine.prepare(function, name) for function in (problem.step, evaluation.greedy_step))
     return Execution(name, protocols.stepwise(problem, step), evaluation.stepwise(problem, greedy_step))
@@ -85,7 +85,7 @@ def disagreement(
     try:
         expected, found = (flatten(play.advance(*given)[1:]) for play in (build(problem, "eager"), execution))
     except Exception as error:  # Whatever a compiler or driver raises, another engine does without it.
-        return str(error).strip().partition("\n")[0]
+        return str(error).strip().partition("\n")[0] or type(error).__name__
     for name, value in expected.items():
         if not torch.allclose(found[name].double(), value.double(), rtol=1e-3, atol=1e-3, equal_nan=True):
             return f"its first step differs from that of eager mode in {name}"

@@ -1,12 +1,19 @@
 """The fused engine: whole episodes of a run as one program, in C++ on a CPU and in Triton on a GPU."""
 
 from torchq.fused import online
+from torchq.fused.batched import BatchedProgram
 from torchq.fused.engine import FusedProgram, num_threads
 from torchq.fused.engine import obstacle as _obstacle_on_cpu
 from torchq.fused.online import OnlineProgram
 from torchq.rollout import Problem
 
-__all__ = ["FusedProgram", "OnlineProgram", "num_threads", "obstacle"]
+__all__ = ["BatchedProgram", "FusedProgram", "OnlineProgram", "num_threads", "obstacle", "triton_program"]
+
+
+def triton_program(problem: Problem) -> OnlineProgram | BatchedProgram:
+    """The program of a problem on a GPU: one a run for updates block by block, few kernels a step for joint ones."""
+    joint = getattr(problem.learner, "update_order", "joint") == "joint"
+    return BatchedProgram(problem) if joint else OnlineProgram(problem)
 
 
 def obstacle(problem: Problem) -> str | None:

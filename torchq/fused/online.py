@@ -32,14 +32,30 @@ def obstacle(problem: Problem) -> str | None:
     default = dataclasses.replace(type(env)(), episode_length=env.episode_length)  # type: ignore[type-var]
     if env != default:
         return f"its step has the default constants of {env.name}"
-    online = learner.update_order == "block" and learner.optimizer == "adamax" and not learner.normalised
-    if not online or problem.num_envs != 1 or len(learner.action_sizes) != 1:
-        return "its program is that of --preset paper"
+    if learner.optimizer != "adamax" or learner.normalised or len(learner.action_sizes) != 1:
+        return "it needs plain Adamax steps and one action mode"
+    if learner.update_order == "block" and problem.num_envs != 1:
+        return "blocks of modes need --num-envs 1"
+    if learner.update_order == "joint" and learner.num_sweeps != 1:
+        return "joint updates need one sweep"
     return None
 
 
-def _power_of_two(size: int) -> int:
+def power_of_two(size: int) -> int:
+    """The next power of two, at least 1."""
     return 1 << (size - 1).bit_length()
+
+
+def own_tensors(tasks: Any, learner: LowRankState, env: Any) -> tuple[Any, ...]:
+    """Copies for a kernel to change: factors, both moments, names and fields of the state; and task parameters."""
+    factors, ones, twos = (
+        [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
+        for tensors in (learner.factors, [m.first for m in learner.moments], [m.second for m in learner.moments])
+    )
+    names = [name for name in env._fields if name != "elapsed"]
+    fields = [getattr(env, name).clone(memory_format=torch.contiguous_format) for name in names]
+    parameters = torch.stack([value.flatten() for value in vars(tasks).values()], dim=-1).contiguous()
+    return factors, ones, twos, names, fields, parameters
 
 
 class OnlineProgram:
@@ -71,13 +87,7 @@ class OnlineProgram:
         device, steps = problem.seeds.device, len(rates.epsilon)
         numbers = torch.arange(own.num_tasks, device=device) if task is None else task
         assert len(numbers) == 1 or own.groups == own.num_tasks
-        factors, first_moments, second_moments = (
-            [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
-            for tensors in (learner.factors, [m.first for m in learner.moments], [m.second for m in learner.moments])
-        )
-        names = [name for name in env._fields if name != "elapsed"]
-        fields = [getattr(env, name).clone(memory_format=torch.contiguous_format) for name in names]
-        parameters = torch.stack([value.flatten() for value in vars(tasks).values()], dim=-1).contiguous()
+        factors, first_moments, second_moments, names, fields, parameters = own_tensors(tasks, learner, env)
         runs = len(problem.seeds) * len(numbers)
         sums = torch.zeros(runs, 3, device=device, dtype=problem.dtype)
         observe, step = problem.env.triton_step()  # type: ignore[attr-defined]
@@ -87,10 +97,10 @@ class OnlineProgram:
             int(learner.num_updates), steps, len(numbers), problem.gamma,
             OBSERVE=observe, STEP=step, FIELDS=len(fields), PARAMETERS=parameters.shape[1],
             UNIFORMS=problem.env.num_step_uniforms, SIZES=tuple(own.sizes),
-            SIZES_P=tuple(map(_power_of_two, own.sizes)), LOW=tuple(grid.low), HIGH=tuple(grid.high),
+            SIZES_P=tuple(map(power_of_two, own.sizes)), LOW=tuple(grid.low), HIGH=tuple(grid.high),
             GRID=tuple(grid.sizes), DIMENSIONS=len(grid.sizes), JOINT=grid.joint, HAS_TASK=int(own.has_task_mode),
-            MODES=len(own.sizes), ACTIONS=problem.env.num_actions, ACTIONS_P=_power_of_two(problem.env.num_actions),
-            RANK=own.rank, RANK_P=_power_of_two(own.rank), SWEEPS=own.num_sweeps,
+            MODES=len(own.sizes), ACTIONS=problem.env.num_actions, ACTIONS_P=power_of_two(problem.env.num_actions),
+            RANK=own.rank, RANK_P=power_of_two(own.rank), SWEEPS=own.num_sweeps,
         )  # fmt: skip
         moments = tuple(Moments(*pair) for pair in zip(first_moments, second_moments, strict=True))
         after = LowRankState(tuple(factors), moments, learner.num_updates + steps * own.num_sweeps)

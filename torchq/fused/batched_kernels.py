@@ -1,0 +1,228 @@
+"""The batched protocol in Triton: two kernels a step, gradients summed within a block before they reach memory.
+
+`play` handles chunks of one task's environments: behaviour, environment, error, and the sums of the semi-gradients of
+its transitions, for the shared modes in a buffer of its own block, for the task mode in one row a chunk. `descend` adds
+these up in a fixed order and takes the optimiser's step. No atomic additions: equal runs give equal bytes.
+"""
+
+import triton
+import triton.language as tl
+
+from torchq.fused.kernels import _rows_of, _uniform
+
+
+@triton.jit
+def _words(seed, step, env, task, purpose: tl.constexpr, block: tl.constexpr):
+    high = env * 0 + ((purpose << 24) | (block << 12) | (step >> 32))
+    low = env * 0 + (step & 0xFFFFFFFF)
+    tasks = env * 0 + task
+    return tl.philox(seed, low.to(tl.uint32), env.to(tl.uint32), tasks.to(tl.uint32), high.to(tl.uint32))
+
+
+@triton.jit
+def _index(i0, i1, i2, i3, position: tl.constexpr):
+    if position == 0:
+        return i0
+    if position == 1:
+        return i1
+    if position == 2:
+        return i2
+    return i3
+
+
+@triton.jit
+def _gather(factors, offset, index, inside, MODE: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr):
+    k = tl.arange(0, RANK_P)[None, :]
+    return tl.load(
+        factors[MODE] + offset[MODE] + index[:, None] * RANK + k, mask=inside[:, None] & (k < RANK), other=0.0
+    )
+
+
+@triton.jit
+def _products(
+    factors,
+    offset,
+    i0,
+    i1,
+    i2,
+    i3,
+    task,
+    inside,
+    SKIP: tl.constexpr,
+    ACTION: tl.constexpr,
+    HAS_TASK: tl.constexpr,
+    RANK: tl.constexpr,
+    RANK_P: tl.constexpr,
+):
+    # Product of the visited rows of all task and state modes but one, for every lane.
+    product = (inside[:, None] & (tl.arange(0, RANK_P)[None, :] < RANK)).to(factors[0].dtype.element_ty)
+    for mode in tl.static_range(ACTION):
+        if mode != SKIP:
+            index = i0 * 0 + task
+            if not HAS_TASK or mode > 0:
+                index = _index(i0, i1, i2, i3, mode - HAS_TASK)
+            product = product * _gather(factors, offset, index, inside, mode, RANK, RANK_P)
+    return product
+
+
+@triton.jit
+def _best(
+    factors, offset, weights, ACTION: tl.constexpr, ACTIONS: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr
+):
+    # Largest action value and the first action that has it, action by action.
+    k = tl.arange(0, RANK_P)
+    base = factors[ACTION] + offset[ACTION]
+    best = tl.sum(weights * tl.load(base + k, mask=k < RANK, other=0.0)[None, :], axis=1)
+    action = (best * 0.0).to(tl.int32)
+    for a in tl.static_range(1, ACTIONS):
+        row = tl.load(base + a * RANK + k, mask=k < RANK, other=0.0)
+        value = tl.sum(weights * row[None, :], axis=1)
+        action = tl.where(value > best, a, action)
+        best = tl.maximum(best, value)
+    return best, action
+
+
+@triton.jit
+def _field(state, at, inside, NUMBER: tl.constexpr, FIELDS: tl.constexpr):
+    if NUMBER < FIELDS:
+        return tl.load(state[NUMBER] + at, mask=inside, other=0.0)
+    return tl.load(state[0] + at, mask=inside, other=0.0)
+
+
+@triton.jit
+def _parameter(parameters, task, NUMBER: tl.constexpr, PARAMETERS: tl.constexpr):
+    if NUMBER < PARAMETERS:
+        return tl.load(parameters + task * PARAMETERS + NUMBER)
+    return tl.load(parameters + task * PARAMETERS)
+
+
+@triton.jit
+def play(
+    factors, state, parameters, seed_numbers, task_numbers, task_weights, shared, own, sums, epsilon,
+    step, num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks, gamma,
+    OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
+    SIZES: tl.constexpr, SIZES_P: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
+    DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
+    RANK: tl.constexpr, RANK_P: tl.constexpr, SHARED_ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """One step of all environments, and the sums of their semi-gradients.
+
+    Programs are (block, run · group); a block takes every `num_blocks`-th chunk of its run, a chunk up to LANES
+    environments of one task. Buffers: shared (programs, blocks, SHARED_ROWS, RANK), own (programs, chunks, RANK), sums
+    (programs, chunks, 3).
+    """
+    ACTION: tl.constexpr = MODES - 1
+    block = tl.program_id(0)
+    program = tl.program_id(1).to(tl.int64)
+    group, now = program % num_groups, program * 0 + step
+    seed = tl.load(seed_numbers + program // num_groups).to(tl.uint64)
+    threshold = tl.load(epsilon)
+    lane = tl.arange(0, LANES)
+    k = tl.arange(0, RANK_P)
+    offset = ()
+    for mode in tl.static_range(MODES):
+        offset = offset + (program * SIZES[mode] * RANK,)
+    base = shared + (program * num_blocks + block) * SHARED_ROWS * RANK
+    for row in range(SHARED_ROWS):
+        tl.store(base + row * RANK + k, tl.zeros([RANK_P], factors[0].dtype.element_ty), mask=k < RANK)
+    tl.debug_barrier()
+    for chunk in range(block, num_chunks, num_blocks):
+        task = chunk // num_pieces
+        env = (chunk % num_pieces) * LANES + lane
+        inside = env < num_envs
+        position = group * (num_groups > 1) + task  # in the batch: lrq has one task a program
+        number = tl.load(task_numbers + position)
+        at = ((program // num_groups) * num_tasks + position) * num_envs + env
+        s0 = _field(state, at, inside, 0, FIELDS)
+        s1 = _field(state, at, inside, 1, FIELDS)
+        s2 = _field(state, at, inside, 2, FIELDS)
+        s3 = _field(state, at, inside, 3, FIELDS)
+        s4 = _field(state, at, inside, 4, FIELDS)
+        p0 = _parameter(parameters, position, 0, PARAMETERS)
+        p1 = _parameter(parameters, position, 1, PARAMETERS)
+        p2 = _parameter(parameters, position, 2, PARAMETERS)
+        p3 = _parameter(parameters, position, 3, PARAMETERS)
+        o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
+        i0, i1, i2, i3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
+        explore, random, _, _ = _words(seed, now, env, number, 1, 0)
+        weights = _products(factors, offset, i0, i1, i2, i3, number, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
+        _, greedy = _best(factors, offset, weights, ACTION, ACTIONS, RANK, RANK_P)
+        drawn = ((random.to(tl.uint64) * ACTIONS) >> 32).to(tl.int32)
+        action = tl.where(_uniform(explore, s0) < threshold, drawn, greedy)
+        u0, u1, u2, u3, u4 = s0, s0, s0, s0, s0
+        if UNIFORMS > 0:
+            b0, b1, b2, b3 = _words(seed, now, env, number, 3, 0)
+            u0, u1, u2, u3 = _uniform(b0, s0), _uniform(b1, s0), _uniform(b2, s0), _uniform(b3, s0)
+        if UNIFORMS > 4:
+            b4, _, _, _ = _words(seed, now, env, number, 3, 1)
+            u4 = _uniform(b4, s0)
+        s0, s1, s2, s3, s4, reward = STEP(s0, s1, s2, s3, s4, p0, p1, p2, p3, action, u0, u1, u2, u3, u4)
+        tl.store(state[0] + at, s0, mask=inside)
+        if FIELDS > 1:
+            tl.store(state[1] + at, s1, mask=inside)
+        if FIELDS > 2:
+            tl.store(state[2] + at, s2, mask=inside)
+        if FIELDS > 3:
+            tl.store(state[3] + at, s3, mask=inside)
+        if FIELDS > 4:
+            tl.store(state[4] + at, s4, mask=inside)
+        o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
+        j0, j1, j2, j3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
+        following = _products(factors, offset, j0, j1, j2, j3, number, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
+        best, _ = _best(factors, offset, following, ACTION, ACTIONS, RANK, RANK_P)
+        chosen = _gather(factors, offset, action, inside, ACTION, RANK, RANK_P)
+        error = tl.where(inside, reward + gamma * best - tl.sum(weights * chosen, axis=1), 0.0)
+        amount = -tl.load(task_weights + position) * error
+        first_row = 0
+        for mode in tl.static_range(MODES):
+            cofactor = _products(factors, offset, i0, i1, i2, i3, number, inside, mode, ACTION, HAS_TASK, RANK, RANK_P)
+            if mode != ACTION:
+                cofactor = cofactor * chosen
+            values = amount[:, None] * cofactor
+            if HAS_TASK and mode == 0:
+                tl.store(own + (program * num_chunks + chunk) * RANK + k, tl.sum(values, axis=0), mask=k < RANK)
+            else:
+                index = action
+                if mode != ACTION:
+                    index = _index(i0, i1, i2, i3, mode - HAS_TASK)
+                # One row after the other, in order: exact in any precision, and no two programs share a row.
+                for row in range(SIZES[mode]):
+                    hit = tl.sum(tl.where((index == row)[:, None], values, 0.0), axis=0)
+                    place = base + (first_row + row) * RANK + k
+                    tl.store(place, tl.load(place, mask=k < RANK, other=0.0) + hit, mask=k < RANK)
+                first_row = first_row + SIZES[mode]
+        seen = sums + (program * num_chunks + chunk) * 3
+        tl.store(seen, tl.load(seen) + tl.sum(tl.where(inside, reward, 0.0), axis=0))
+        tl.store(seen + 1, tl.load(seen + 1) + tl.sum(tl.abs(error), axis=0))
+        tl.store(seen + 2, tl.load(seen + 2) + tl.sum(error * error, axis=0))
+        tl.debug_barrier()
+
+
+@triton.jit
+def descend(
+    factor, first, second, buffer, learning_rate, correction, first_row, num_rows, num_parts, part_rows,
+    RANK: tl.constexpr, RANK_P: tl.constexpr, BY_TASK: tl.constexpr,
+):  # fmt: skip
+    """Adamax on one factor: programs are (row, run · group).
+
+    The gradient of a row is the sum over `num_parts` blocks of row `first_row` + row of theirs (buffer (programs,
+    parts, part_rows, RANK)); with BY_TASK over the row's own chunks (buffer (programs, rows · parts, RANK)).
+    """
+    row = tl.program_id(0)
+    program = tl.program_id(1).to(tl.int64)
+    k = tl.arange(0, RANK_P)
+    g = tl.zeros([RANK_P], factor.dtype.element_ty)
+    for part in range(num_parts):
+        at = (program * num_parts + part) * part_rows + first_row + row
+        if BY_TASK:
+            at = (program * num_rows + row) * num_parts + part
+        g += tl.load(buffer + at * RANK + k, mask=k < RANK, other=0.0)
+    place = (program * num_rows + row) * RANK + k
+    f = tl.load(factor + place, mask=k < RANK, other=0.0)
+    m = tl.load(first + place, mask=k < RANK, other=0.0)
+    u = tl.load(second + place, mask=k < RANK, other=1.0)
+    m = m + 0.1 * (g - m)
+    u = tl.maximum(0.999 * u, tl.abs(g) + 1e-8)
+    tl.store(first + place, m, mask=k < RANK)
+    tl.store(second + place, u, mask=k < RANK)
+    tl.store(factor + place, f - tl.load(learning_rate) / correction * m / u, mask=k < RANK)
