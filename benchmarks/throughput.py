@@ -1,6 +1,6 @@
 """Transitions per second of every engine: environment, + act, + update; and how near the machine's limits that is.
 
-    python benchmarks/throughput.py [--engines eager,compile,fused] [--batches 8,12,16,20] [--tasks] [--out NAME]
+    python benchmarks/throughput.py [--engines eager,compile,graph,fused] [--batches 8,12,16,20] [--tasks] [--out NAME]
 
 Batched protocol, stlrq, float32, one run of four tasks, 2^b environments in all; then task counts at 2^20 environments.
 Prints Markdown and writes it, with JSON beside it, to benchmarks/results/throughput-DEVICE.{md,json}.
@@ -22,7 +22,7 @@ import torch
 from reference import transitions_per_second
 
 import envs
-from torchq import engine, fused
+from torchq import engine, execution, fused
 from torchq.experiment import Experiment, prepare
 from torchq.exploration import epsilon_greedy
 from torchq.learners import LowRankQ
@@ -65,16 +65,18 @@ def stepper(experiment: Experiment, name: str, stage: str) -> Callable[[int], No
     epsilon = torch.full((), 1.0 if stage == STAGES[0] else 0.1, device=device, dtype=dtype)
     rate = torch.full((), 1e-3, device=device, dtype=dtype)
     numbers = torch.arange(len(experiment.task_list), device=device)
-    if name == "fused":
-        program = fused.FusedProgram(problem)
+    if name in ("fused", "graph"):
+        play = fused.FusedProgram(problem).train if device.type == "cpu" else execution.build(problem, name).advance
+        options = {"updates": stage == STAGES[2]} if device.type == "cpu" else {}
         last = [state]
 
         def episode(steps: int) -> None:
             rates = Tables(epsilon.expand(steps).contiguous(), rate.expand(steps).contiguous())
-            learner, env, _ = program.train(
-                tasks, last[0].learner, last[0].env, state.statistics, 0, rates, None, updates=stage == STAGES[2]
-            )
+            given = (tasks, last[0].learner, last[0].env, state.statistics, 0, rates, None)
+            learner, env, _ = play(*given, **options)
             last[0] = last[0]._replace(learner=learner, env=env)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
 
         return episode
 
@@ -103,6 +105,8 @@ def stepper(experiment: Experiment, name: str, stage: str) -> Callable[[int], No
 
 def measure(env: str, name: str, stage: str, rank: int, batch: int, tasks: int, device: str) -> Cell | None:
     """Median and extremes over repeats after a warm-up; None where a repeat would take too long."""
+    if name in ("fused", "graph") and device == "cuda" and stage != STAGES[2]:
+        return None  # There these engines only train.
     torch.compiler.reset()
     play = stepper(make(env, rank, batch, tasks, device), name, stage)
     play(1)
@@ -112,7 +116,7 @@ def measure(env: str, name: str, stage: str, rank: int, batch: int, tasks: int, 
     if once * REPEATS > SECONDS_PER_CELL:
         return None
     steps = max(1, min(500, int(SECONDS_PER_REPEAT / once)))
-    if name == "fused":  # A call copies the factors: give it steps enough to be about the steps.
+    if name in ("fused", "graph"):  # A call copies the factors: give it steps enough to be about the steps.
         steps = max(steps, 50)
     play(steps)
     rates = []
@@ -190,7 +194,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--engines", default="eager,compile,fused" if device == "cpu" else "eager,compile")
+    parser.add_argument("--engines", default="eager,compile,fused" if device == "cpu" else "eager,compile,graph,fused")
     parser.add_argument("--batches", default="8,12,16,20", help="exponents of two")
     parser.add_argument("--tasks", default="4,64,1024,16384,65536", help="task counts at 2^20 environments")
     parser.add_argument("--out", default=f"throughput-{device}")
