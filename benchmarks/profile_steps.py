@@ -1,0 +1,98 @@
+"""Where the time of a step goes on a CPU, before and after the fused engine.
+
+    python benchmarks/profile_steps.py
+
+Prints a Markdown table of microseconds per transition, and the operations that eager mode spends most time in;
+benchmarks/PROFILE.md says what follows from it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+import envs
+from torchq import fused
+from torchq.experiment import Experiment, prepare
+from torchq.presets import resolve
+from torchq.protocols import Tables
+from torchq.rollout import Statistics
+from torchq.versions import git_commit, versions
+
+REPEATS = 5
+STAGES = (("environment", 1.0, False), ("+ act", 0.1, False), ("+ update", 0.1, True))
+
+
+def make(env: str, preset: str, engine: str, **flags: int) -> Experiment:
+    """A stlrq run in memory."""
+    config = resolve("stlrq", env, preset, {"engine": engine, "optimal": False, **flags})
+    return prepare(replace(config, device="cpu"), envs)
+
+
+def microseconds(action: Callable[[], object], transitions: int) -> float:
+    """Median over repeats after one warm-up, per transition."""
+    times = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(times[1:]) / transitions
+
+
+def round_of(experiment: Experiment) -> float:
+    """Microseconds per transition of a whole round."""
+    shape = experiment.initial_state.statistics.reward.shape
+    count = shape.numel() * experiment.config.num_envs * experiment.problem.env.episode_length
+    return microseconds(lambda: experiment.play(experiment.initial_state, 0), count)
+
+
+def stages(experiment: Experiment, task: torch.Tensor | None) -> list[float]:
+    """Microseconds per transition of the fused program, stage by stage."""
+    problem, state = experiment.problem, experiment.initial_state
+    program, steps = fused.FusedProgram(problem), problem.env.episode_length
+    tasks = experiment.tasks if task is None else envs.select_tasks(experiment.tasks, task)
+    nothing = Statistics.zeros(*state.env.elapsed.shape[:2], "cpu", problem.dtype)
+    found = []
+    for _, epsilon, updates in STAGES:
+        rates = Tables(*(torch.full((steps,), value, dtype=problem.dtype) for value in (epsilon, 1e-3)))
+        given = (tasks, state.learner, state.env, nothing, 0, rates, task)
+        count = state.env.elapsed.numel() * steps
+        found.append(microseconds(lambda given=given, learn=updates: program.train(*given, updates=learn), count))
+    return found
+
+
+@torch.no_grad()
+def main() -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    print(f"{platform.machine()}, one thread; {versions()}; commit {git_commit()}\n")
+    print("| microseconds per transition | eager | compile | fused: environment | + act | + update |")
+    print("|---|---|---|---|---|---|")
+    cases = [
+        ("paper, pendulum, 100 runs", ("pendulum", "paper"), {"num_seeds": 100}),
+        ("paper, wireless, 100 runs", ("wireless", "paper"), {"num_seeds": 100}),
+        ("batched, pendulum, rank 8", ("pendulum", "default"), {"num_seeds": 1, "num_envs": 4096, "rank": 8}),
+        ("batched, pendulum, rank 30", ("pendulum", "default"), {"num_seeds": 1, "num_envs": 4096, "rank": 30}),
+    ]  # fmt: skip
+    for label, (env, preset), flags in cases:
+        slow = [round_of(make(env, preset, engine, **flags)) for engine in ("eager", "compile")]
+        task = torch.zeros(1, dtype=torch.int64) if preset == "paper" else None
+        cells = " | ".join(f"{value:.3g}" for value in (*slow, *stages(make(env, preset, "fused", **flags), task)))
+        print(f"| {label} | {cells} |", flush=True)
+    experiment = make("pendulum", "paper", "eager", num_seeds=100)
+    with torch.profiler.profile() as profiler:
+        experiment.play(experiment.initial_state, 0)
+    events = profiler.key_averages()
+    print(f"\nOperations per eager step: {sum(event.count for event in events) / 400:.0f}\n")
+    print(events.table(sort_by="self_cpu_time_total", row_limit=8, max_name_column_width=30))
+
+
+if __name__ == "__main__":
+    main()
