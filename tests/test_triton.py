@@ -89,3 +89,49 @@ def test_triton_programs_equal_eager_steps_on_the_gpu(algo, env, preset):
     states = [play(experiment(algo, env, preset, **options, engine=name), 2) for name in ("eager", "fused")]
     for theirs, ours in zip(flatten(states[0]).values(), flatten(states[1]).values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+COMPILE = """
+import sys, torch
+sys.path[:0] = {paths!r}
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+class AnH100:
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+    def get_current_device(self):
+        return 0
+    def get_current_stream(self, device=None):
+        return 0
+
+class Compiled:
+    def __init__(self, kernel):
+        self.kernel = kernel
+    def __getitem__(self, grid):
+        return lambda *given, **options: print(len(self.kernel.warmup(*given, grid=grid, **options).asm["cubin"]) > 0)
+
+driver.set_active(AnH100())
+from problems import experiment, library
+from torchq import fused, protocols
+from torchq.fused import batched_kernels, kernels
+kernels.train = Compiled(kernels.train)
+batched_kernels.play, batched_kernels.descend = Compiled(batched_kernels.play), Compiled(batched_kernels.descend)
+short = library(episode_length=1)
+for env, preset in (("pendulum", "paper"), ("wireless", "default")):
+    run = experiment("stlrq", env, preset, library=short, rank=8, num_seeds=1, num_tasks=1)
+    advance = fused.triton_program(run.problem).train
+    state = run.initial_state
+    if protocols.takes_turns(run.config, run.problem):
+        protocols.turns_round(run.config, run.problem, short.select_tasks, run.tasks, state, 0, advance)
+    else:
+        protocols.batched_round(run.config, run.problem, run.tasks, state, 0, advance)
+"""
+
+
+def test_kernels_compile_for_a_gpu_that_is_not_there():
+    script = COMPILE.format(paths=[str(ROOT), str(ROOT / "tests")])
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["True"] * (1 + 1 + 6), done.stderr

@@ -13,8 +13,10 @@ import triton.language as tl
 def _uniform(bits, like):
     # 32 bits in double precision, 24 in single, as torchq.random.uniform.
     if like.dtype == tl.float64:
-        return bits.to(tl.float64) * 2.3283064365386963e-10
-    return (bits >> 8).to(tl.float32) * 5.960464477539063e-08
+        value = bits.to(tl.float64) * 2.3283064365386963e-10
+    else:
+        value = (bits >> 8).to(tl.float32) * 5.960464477539063e-08
+    return value
 
 
 @triton.jit
@@ -235,7 +237,7 @@ def train(
         j0, j1, j2, j3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
         rewards += reward
         rate = tl.load(learning_rate + step)
-        for sweep in tl.static_range(SWEEPS):
+        for sweep in range(SWEEPS):
             count = (zero + num_updates + step * SWEEPS + sweep + 1).to(s0.dtype)
             step_size = rate / (1.0 - tl.exp2(count * -0.15200309344504997))  # 0.9 to the count
             for mode in tl.static_range(MODES):
@@ -253,9 +255,10 @@ def train(
                     if not HAS_TASK or mode > 0:
                         index = _pick(i0, i1, i2, i3, mode - HAS_TASK)
                 error = reward + gamma * best - tl.sum(cofactor * own, axis=0)
-                if mode == 0 and sweep == 0:
-                    absolute += tl.abs(error)
-                    squared += error * error
+                if mode == 0:
+                    reported = tl.where(sweep == 0, error, 0.0)
+                    absolute += tl.abs(reported)
+                    squared += reported * reported
                 tl.debug_barrier()
                 _adamax(
                     factors,
