@@ -52,6 +52,14 @@ def test_fused_equals_eager_to_rounding_over_200_steps(options):
     torch.testing.assert_close(policies[1], policies[0], rtol=1e-9, atol=1e-9)
 
 
+def test_programs_of_different_sizes_live_in_one_process():
+    """A small program first: names shared between libraries once gave the larger one arrays of the smaller."""
+    for rank in (3, 40):
+        eager, program = both(preset="paper", num_seeds=1, num_tasks=1, rank=rank, library=library(episode_length=40))
+        for ours, theirs in zip(play(program, 1).learner.factors, play(eager, 1).learner.factors, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 def test_single_precision_equals_eager_over_30_steps():
     eager, program = both(library=library(episode_length=30), num_envs=64)
     for ours, theirs in zip(play(program, 1).learner.factors, play(eager, 1).learner.factors, strict=True):

@@ -14,6 +14,10 @@
 #include <vector>
 
 typedef REAL real;
+
+// Nothing but the entry points has a name outside: several programs live in one process, each with its own sizes.
+namespace {
+
 #include ENVIRONMENT
 
 constexpr int RANK_PADDED = (RANK + 7) / 8 * 8;
@@ -466,6 +470,8 @@ static void train_in_parts(const Args &a) {
       p.write_back();
     }
 }
+
+}  // namespace
 
 extern "C" void torchq_train(const Args *args) {
   const Args &a = *args;
