@@ -8,7 +8,7 @@ these up in a fixed order and takes the optimiser's step. No atomic additions: e
 import triton
 import triton.language as tl
 
-from torchq.fused.kernels import _rows_of, _uniform
+from torchq.fused.kernels import _pick, _rows_of, _uniform
 
 
 @triton.jit
@@ -17,17 +17,6 @@ def _words(seed, step, env, task, purpose: tl.constexpr, block: tl.constexpr):
     low = env * 0 + (step & 0xFFFFFFFF)
     tasks = env * 0 + task
     return tl.philox(seed, low.to(tl.uint32), env.to(tl.uint32), tasks.to(tl.uint32), high.to(tl.uint32))
-
-
-@triton.jit
-def _index(i0, i1, i2, i3, position: tl.constexpr):
-    if position == 0:
-        return i0
-    if position == 1:
-        return i1
-    if position == 2:
-        return i2
-    return i3
 
 
 @triton.jit
@@ -60,7 +49,7 @@ def _products(
         if mode != SKIP:
             index = i0 * 0 + task
             if not HAS_TASK or mode > 0:
-                index = _index(i0, i1, i2, i3, mode - HAS_TASK)
+                index = _pick(i0, i1, i2, i3, mode - HAS_TASK)
             product = product * _gather(factors, offset, index, inside, mode, RANK, RANK_P)
     return product
 
@@ -184,7 +173,7 @@ def play(
             else:
                 index = action
                 if mode != ACTION:
-                    index = _index(i0, i1, i2, i3, mode - HAS_TASK)
+                    index = _pick(i0, i1, i2, i3, mode - HAS_TASK)
                 # One row after the other, in order: exact in any precision, and no two programs share a row.
                 for row in range(SIZES[mode]):
                     hit = tl.sum(tl.where((index == row)[:, None], values, 0.0), axis=0)
