@@ -56,7 +56,7 @@ def main() -> None:
         if report(envs, [*map(str, folders), "--out", str(out / env)]):
             raise SystemExit(2)
         picture = next((out / env).glob("*.png"))
-        shutil.copy(picture, results / f"{env}-paper-{device}.png")
+        shutil.copy(picture, results / f"{env}-paper.png")
     machine = (
         torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {fused.num_threads()} threads"
     )

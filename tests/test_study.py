@@ -77,7 +77,9 @@ def test_run_folder_and_report(tmp_path):
     assert [entry["samples"] for entry in summary["by_samples"]] == [10, 50]
     rows = read_rows(tmp_path / "lspi" / "metrics.csv")
     assert len(rows) == 2 * 2
-    assert [entry.items() <= ours.items() for entry, ours in zip(by_samples(rows), summary["by_samples"], strict=True)]
+    assert all(
+        entry.items() <= ours.items() for entry, ours in zip(by_samples(rows), summary["by_samples"], strict=True)
+    )
     assert all(entry["solve_time_s"] > 0 for entry in summary["by_samples"])
     code, out, err = command_line(tmp_path / "lmi-qli", tmp_path / "lspi", "--out", tmp_path / "report", entry=main)
     assert code == 0, err

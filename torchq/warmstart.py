@@ -37,7 +37,7 @@ def action_values(
 def compress(values: Float[Tensor, "*batch"], scale: float) -> Float[Tensor, "*batch"]:
     """Action values with what lies below −c drawn in, Q ← −c(1 + log(−Q/c)); the greedy policy stays.
 
-    A quadratic from a few samples near the origin can be wrong by orders of magnitude far from it.
+    A choice of ours: a quadratic from a few samples near the origin can be wrong by orders of magnitude far from it.
 
     Args:
         values: Q.

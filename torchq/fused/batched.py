@@ -18,7 +18,7 @@ _LANES, _BLOCKS = 64, 1024
 
 
 class BatchedProgram:
-    """Steps of the batched protocol, two kernels and one per further mode each.
+    """Steps of the batched protocol, one kernel and one per mode each.
 
     Args:
         problem: with joint Adamax updates of a low-rank learner.
@@ -66,7 +66,7 @@ class BatchedProgram:
                 chunks, blocks, problem.gamma,
                 OBSERVE=observe, STEP=step, FIELDS=len(fields), PARAMETERS=parameters.shape[1],
                 UNIFORMS=problem.env.num_step_uniforms, SIZES=tuple(own.sizes),
-                SIZES_P=tuple(map(power_of_two, own.sizes)), LOW=tuple(grid.low), HIGH=tuple(grid.high),
+                LOW=tuple(grid.low), HIGH=tuple(grid.high),
                 GRID=tuple(grid.sizes), DIMENSIONS=len(grid.sizes), JOINT=grid.joint, HAS_TASK=has_task,
                 MODES=len(own.sizes), ACTIONS=problem.env.num_actions, RANK=own.rank, RANK_P=rank_p,
                 SHARED_ROWS=shared_rows, LANES=lanes,

@@ -1,4 +1,4 @@
-"""The batched protocol in Triton: two kernels a step, gradients summed within a block before they reach memory.
+"""The batched protocol in Triton: one kernel a step and one a mode, gradients summed by block before they reach memory.
 
 `play` handles chunks of one task's environments: behaviour, environment, error, and the sums of the semi-gradients of
 its transitions, for the shared modes in a buffer of its own block, for the task mode in one row a chunk. `descend` adds
@@ -90,7 +90,7 @@ def play(
     factors, state, parameters, seed_numbers, task_numbers, task_weights, shared, own, sums, epsilon,
     step, num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks, gamma,
     OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
-    SIZES: tl.constexpr, SIZES_P: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
+    SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
     DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
     RANK: tl.constexpr, RANK_P: tl.constexpr, SHARED_ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
