@@ -20,6 +20,13 @@ CASES = {
     "four sweeps": {"preset": "paper", "env": "wireless", "algo": "lrq"},
     "shared": {"preset": "paper", "algo": "clrq"},
     "one task": {"preset": "paper", "num_tasks": 1},
+    "paper, decaying rates": {"preset": "paper", "learning_rate_half_life": 50.0, "env": "wireless"},
+    "paper, gradients near Adamax's floor": {"preset": "paper", "loss_scale": 1e-8},
+    "paper, one state mode, weights": {
+        "preset": "paper", "state_modes": "joint", "task_weights": (1.0, 2.0, 3.0, 0.5),
+    },
+    "paper, sgd": {"preset": "paper", "optimizer": "sgd", "learning_rate": 1e-3},
+    "paper, modes together": {"preset": "paper", "update": "joint"},
     "batched": {},
     "batched, many environments": {"num_envs": 300, "env": "wireless"},
     "batched, many tasks": {"num_tasks": 300, "num_envs": 2, "num_seeds": 1},

@@ -119,15 +119,16 @@ def turns_round(
     """One episode of each task in turn, and what the learner knew of each task at the end of its turn."""
     device, length = problem.seeds.device, problem.env.episode_length
     num_tasks = state.statistics.reward.shape[1]
-    first = torch.tensor([episode * length], device=device)
+    numbers = torch.arange(num_tasks, device=device)
+    fresh = problem.reset(tasks, torch.tensor([episode * length], device=device), numbers)
     learner, env, statistics = state
     snapshots, columns = [], []
     for number in range(num_tasks):
-        task = torch.tensor([number], device=device)
+        task = numbers[number : number + 1]
         own = select_tasks(tasks, task)
         seen = Statistics(*(total[:, number : number + 1] for total in statistics))
         rates = schedule(config, problem, episode * length, (episode * num_tasks + number) * length, 1)
-        env = problem.reset(own, first, task)
+        env = type(fresh)(*(field[:, number : number + 1] for field in fresh))
         learner, env, seen = advance(own, learner, env, seen, episode * length, rates, task)
         snapshots.append(problem.learner.snapshot(learner, number))
         columns.append(seen)

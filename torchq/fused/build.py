@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("program.cpp")
+_INCLUDED = tuple(SOURCE.with_name(name) for name in ("common.h", "vectors.h", "batched.h", "online.h"))
 # Strict arithmetic: states that a rounding error apart can fall on two grid points, so environments must round as in
 # eager mode. Fused multiply-adds stand in program.cpp where they matter.
 _FLAGS = (
@@ -46,7 +47,8 @@ def library(constants: dict[str, str], header: Path) -> ctypes.CDLL:
         raise RuntimeError("no C++ compiler found; install g++ or set CXX")
     flags = [*_FLAGS, *(f"-D{name}={value}" for name, value in constants.items()), f'-DENVIRONMENT="{header}"']
     version = subprocess.run([found, "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True).stdout
-    parts = [SOURCE.read_bytes(), header.read_bytes(), " ".join(flags).encode(), version.encode(), _processor()]
+    sources = [path.read_bytes() for path in (SOURCE, *_INCLUDED)]
+    parts = [*sources, header.read_bytes(), " ".join(flags).encode(), version.encode(), _processor()]
     path = cache_folder() / f"program-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
     if not path.exists():
         _compile(found, flags, path)
