@@ -20,7 +20,9 @@ def replayed(algo, env, preset, device, **options):
     """Eager and graph experiments, and their states after three rounds."""
     options = {"num_seeds": 2, "dtype": "float64", "library": SHORT, "device": device} | options
     eager = experiment(algo, env, preset, **options)
-    program = graph.GraphProgram(eager.problem, eager.problem.step, evaluation.greedy_step)
+    program = graph.GraphProgram(
+        eager.problem, protocols.stepwise(eager.problem, eager.problem.step), evaluation.greedy_step
+    )
     other = experiment(algo, env, preset, **options)
     return eager, other, program
 

@@ -23,22 +23,32 @@ import sys, torch
 sys.path[:0] = {paths!r}
 torch.set_num_threads(1)
 from problems import experiment, library, play
-from torchq import fused, protocols
+from torchq import evaluation, fused, graph, protocols
 from torchq.checkpoint import flatten
 from torchq.fused import online
-short = library(episode_length=3)
+def play_again(body):
+    body()
+    return body
+graph.capture = play_again
+short = library(episode_length={steps!r})
+graph.MAX_STEPS = 2
 run = experiment({algo!r}, {env!r}, {preset!r}, library=short, rank=5, num_seeds=1, dtype={dtype!r}, **{options!r})
 assert online.obstacle(run.problem) is None, online.obstacle(run.problem)
-program, state = fused.triton_program(run.problem), run.initial_state
-for episode in range(1):
-    if protocols.takes_turns(run.config, run.problem):
-        arguments = (run.config, run.problem, short.select_tasks, run.tasks, state, episode, program.train)
-        state, _ = protocols.turns_round(*arguments)
-    else:
-        state = protocols.batched_round(run.config, run.problem, run.tasks, state, episode, program.train)
+from torchq.execution import build
+engine, state = build(run.problem, "fused", on_gpu=True), run.initial_state
+if protocols.takes_turns(run.config, run.problem):
+    state, policy = protocols.turns_round(
+        run.config, run.problem, short.select_tasks, run.tasks, state, 0, engine.advance)
+    policy = run.problem.learner.join(policy)
+else:
+    state = protocols.batched_round(run.config, run.problem, run.tasks, state, 0, engine.advance)
+    policy = state.learner
 tolerance = 1e-9 if {dtype!r} == "float64" else 1e-4
 for (name, eager), ours in zip(flatten(play(run, 1)).items(), flatten(state).values(), strict=True):
     torch.testing.assert_close(ours, eager, rtol=tolerance, atol=tolerance, msg=lambda text: name + ": " + text)
+expected, found = (evaluation.evaluate(run.problem, run.tasks, policy, 1, 3, play)
+                   for play in (None, engine.greedy))
+torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 print("equal")
 """
 
@@ -53,7 +63,8 @@ print("equal")
     ],
 )
 def test_triton_programs_equal_eager_steps(algo, env, preset, dtype, options):
-    names = {"algo": algo, "env": env, "preset": preset, "dtype": dtype, "options": options}
+    steps = int(os.environ.get("TORCHQ_TEST_STEPS", 4))
+    names = {"steps": steps, "algo": algo, "env": env, "preset": preset, "dtype": dtype, "options": options}
     script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], **names)
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)

@@ -64,7 +64,7 @@ def evaluate(
     env, device = problem.env, problem.seeds.device
     task_numbers = torch.arange(len(next(iter(vars(tasks).values()))), device=device)
     first = number * env.episode_length
-    step = torch.tensor([first], device=device)
+    step = torch.full((1,), first, device=device)
     bits = problem.bits(Purpose.EVALUATION_RESET, step, task_numbers, num_episodes, env.num_reset_uniforms)[0]
     env_state = env.reset(tasks, counter.uniform(bits, problem.dtype))
     return (play or stepwise(problem))(tasks, learner_state, env_state, first).mean(-1)

@@ -26,18 +26,29 @@ class Execution(NamedTuple):
     greedy: Greedy
 
 
-def build(problem: Problem, name: str) -> Execution:
-    """The functions of an engine."""
-    if name == "fused" and problem.seeds.device.type == "cpu":
-        program = fused.FusedProgram(problem)
-        return Execution(name, program.train, program.greedy)
-    if name in ("fused", "graph"):
+def build(problem: Problem, name: str, *, on_gpu: bool | None = None) -> Execution:
+    """The functions of an engine.
+
+    Args:
+        problem: what is trained.
+        name: of the engine.
+        on_gpu: whether `fused` is Triton rather than C++; None follows the device.
+    """
+    on_gpu = problem.seeds.device.type == "cuda" if on_gpu is None else on_gpu
+    if name == "fused" and not on_gpu:
+        compiled = fused.FusedProgram(problem)
+        return Execution(name, compiled.train, compiled.greedy)
+    if name == "fused":
+        program = fused.triton_program(problem)
+        advance = program.train
+        if isinstance(program, fused.BatchedProgram):  # Several launches a step, too small to be made one by one.
+            advance = graph.GraphProgram(problem, advance, evaluation.greedy_step).train
+        return Execution(name, advance, partial(fused.greedy, problem))
+    if name == "graph":
         inner = "compile" if engine.compile_obstacle(problem.seeds.device) is None else "eager"
-        steps = (engine.prepare(function, inner) for function in (problem.step, evaluation.greedy_step))
-        replayed = graph.GraphProgram(problem, *steps)
-        return Execution(
-            name, fused.triton_program(problem).train if name == "fused" else replayed.train, replayed.greedy
-        )
+        step, greedy_step = (engine.prepare(function, inner) for function in (problem.step, evaluation.greedy_step))
+        replayed = graph.GraphProgram(problem, protocols.stepwise(problem, step), greedy_step)
+        return Execution(name, replayed.train, replayed.greedy)
     step, greedy_step = (engine.prepare(function, name) for function in (problem.step, evaluation.greedy_step))
     return Execution(name, protocols.stepwise(problem, step), evaluation.stepwise(problem, greedy_step))
 

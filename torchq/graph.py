@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchq import random as counter
 from torchq.checkpoint import flatten, unflatten
-from torchq.protocols import Tables, block_draws
+from torchq.protocols import Advance, Tables
 from torchq.random import Purpose
 from torchq.rollout import Problem, Statistics
 
@@ -106,12 +106,12 @@ class GraphProgram:
 
     Args:
         problem: on a GPU.
-        step: `Problem.step` or a compiled form of it.
+        advance: some steps, taking their first as a tensor.
         greedy_step: `evaluation.greedy_step` or a compiled form of it.
     """
 
-    def __init__(self, problem: Problem, step: Callable[..., Any], greedy_step: Callable[..., Any]) -> None:
-        self.problem, self._step, self._greedy_step = problem, step, greedy_step
+    def __init__(self, problem: Problem, advance: Advance, greedy_step: Callable[..., Any]) -> None:
+        self.problem, self._advance, self._greedy_step = problem, advance, greedy_step
         self._replays: dict[Any, _Replay] = {}
 
     def train(
@@ -119,7 +119,7 @@ class GraphProgram:
     ) -> tuple[Any, Any, Statistics]:
         """Consecutive steps with their updates; arguments as in `protocols.Advance`."""
         block = _block(len(rates.epsilon))
-        step = torch.tensor([first], device=self.problem.seeds.device)
+        step = torch.full((1,), first, device=self.problem.seeds.device)
         inputs = _Training(
             tuple(vars(tasks).values()), () if task is None else (task,), learner, env, statistics, step,
             rates.epsilon[:block], rates.learning_rate[:block],
@@ -127,12 +127,8 @@ class GraphProgram:
 
         def body(now: _Training) -> _Trained:
             own, number = type(tasks)(*now.tasks), now.task[0] if now.task else None
-            state = now.learner, now.env, now.statistics
-            steps = now.step + torch.arange(block, device=now.step.device)
-            numbers = torch.arange(now.tasks[0].shape[0], device=now.step.device) if number is None else number
-            draws = block_draws(self.problem, steps, numbers)
-            for own_draws, epsilon, rate in zip(draws, now.epsilon, now.learning_rate, strict=True):
-                state = self._step(own, *state, own_draws, epsilon, rate, number)
+            rates = Tables(now.epsilon, now.learning_rate)
+            state = self._advance(own, now.learner, now.env, now.statistics, now.step, rates, number)
             return _Trained(*state, now.step + block)
 
         replay = self._replay(inputs, body)
@@ -150,7 +146,7 @@ class GraphProgram:
         length = problem.env.episode_length
         block, shape = _block(length), env.elapsed.shape
         total = torch.zeros(shape, device=device, dtype=problem.dtype)
-        alive, step = torch.ones(shape, device=device, dtype=torch.bool), torch.tensor([first], device=device)
+        alive, step = torch.ones(shape, device=device, dtype=torch.bool), torch.full((1,), first, device=device)
         inputs = _Testing(tuple(vars(tasks).values()), learner, env, total, alive, step)
 
         def body(now: _Testing) -> _Tested:

@@ -65,21 +65,21 @@ def block_draws(problem: Problem, steps: Tensor, tasks: Tensor) -> Iterator[Draw
         )
 
 
-Advance = Callable[[Any, Any, Any, Statistics, int, Tables, Tensor | None], tuple[Any, Any, Statistics]]
+Advance = Callable[[Any, Any, Any, Statistics, Any, Tables, Tensor | None], tuple[Any, Any, Statistics]]
 """Consecutive steps: (tasks, learner state, environment state, statistics, first step, rates, task) to the three after.
 
-`rates` has an entry for each step; `task` is None if the batch holds all tasks in order, else the number of its only
-one, shape (1,)."""
+The first step is a number or a tensor of shape (1,). `rates` has an entry for each step; `task` is None if the batch
+holds all tasks in order, else the number of its only one, shape (1,)."""
 
 
 def stepwise(problem: Problem, step: Callable[..., tuple[Any, Any, Statistics]]) -> Advance:
     """Step by step, with `Problem.step` or a compiled form of it."""
 
     def advance(
-        tasks: Any, learner: Any, env: Any, statistics: Statistics, first: int, rates: Tables, task: Tensor | None
+        tasks: Any, learner: Any, env: Any, statistics: Statistics, first: Any, rates: Tables, task: Tensor | None
     ) -> tuple[Any, Any, Statistics]:
         device = problem.seeds.device
-        steps = torch.arange(first, first + len(rates.epsilon), device=device)
+        steps = first + torch.arange(len(rates.epsilon), device=device)
         numbers = torch.arange(statistics.reward.shape[1], device=device) if task is None else task
         for draws, epsilon, rate in zip(block_draws(problem, steps, numbers), *rates, strict=True):
             learner, env, statistics = step(tasks, learner, env, statistics, draws, epsilon, rate, task)
@@ -103,7 +103,7 @@ def batched_round(
     rates = schedule(config, problem, first, first * ticks_per_step, ticks_per_step)
     learner, env, statistics = state
     if not problem.env.terminates:
-        env = problem.reset(tasks, torch.tensor([first], device=device), numbers)
+        env = problem.reset(tasks, torch.full((1,), first, device=device), numbers)
     return RunState(*advance(tasks, learner, env, statistics, first, rates, None))
 
 
@@ -120,7 +120,7 @@ def turns_round(
     device, length = problem.seeds.device, problem.env.episode_length
     num_tasks = state.statistics.reward.shape[1]
     numbers = torch.arange(num_tasks, device=device)
-    fresh = problem.reset(tasks, torch.tensor([episode * length], device=device), numbers)
+    fresh = problem.reset(tasks, torch.full((1,), episode * length, device=device), numbers)
     learner, env, statistics = state
     snapshots, columns = [], []
     for number in range(num_tasks):

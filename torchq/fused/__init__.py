@@ -1,13 +1,13 @@
 """The fused engine: whole episodes of a run as one program, in C++ on a CPU and in Triton on a GPU."""
 
 from torchq.fused import online
-from torchq.fused.batched import BatchedProgram
+from torchq.fused.batched import BatchedProgram, greedy
 from torchq.fused.engine import FusedProgram, num_threads
 from torchq.fused.engine import obstacle as _obstacle_on_cpu
 from torchq.fused.online import OnlineProgram
 from torchq.rollout import Problem
 
-__all__ = ["BatchedProgram", "FusedProgram", "OnlineProgram", "num_threads", "obstacle", "triton_program"]
+__all__ = ["BatchedProgram", "FusedProgram", "OnlineProgram", "greedy", "num_threads", "obstacle", "triton_program"]
 
 
 def triton_program(problem: Problem) -> OnlineProgram | BatchedProgram:

@@ -85,16 +85,16 @@ def _parameter(parameters, task, NUMBER: tl.constexpr, PARAMETERS: tl.constexpr)
     return tl.load(parameters + task * PARAMETERS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def play(
     factors, state, parameters, seed_numbers, task_numbers, task_weights, shared, own, sums, epsilon,
-    step, num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks, gamma,
+    first_step, number, num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks, gamma,
     OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
     SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
     DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
     RANK: tl.constexpr, RANK_P: tl.constexpr, SHARED_ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """One step of all environments, and the sums of their semi-gradients.
+    """One step of all environments, and the sums of their semi-gradients: the `number`-th from `first_step`.
 
     Programs are (block, run · group); a block takes every `num_blocks`-th chunk of its run, a chunk up to LANES
     environments of one task. Buffers: shared (programs, blocks, SHARED_ROWS, RANK), own (programs, chunks, RANK), sums
@@ -103,9 +103,9 @@ def play(
     ACTION: tl.constexpr = MODES - 1
     block = tl.program_id(0)
     program = tl.program_id(1).to(tl.int64)
-    group, now = program % num_groups, program * 0 + step
+    group, now = program % num_groups, tl.load(first_step) + number
     seed = tl.load(seed_numbers + program // num_groups).to(tl.uint64)
-    threshold = tl.load(epsilon)
+    threshold = tl.load(epsilon + number)
     lane = tl.arange(0, LANES)
     k = tl.arange(0, RANK_P)
     offset = ()
@@ -120,7 +120,7 @@ def play(
         env = (chunk % num_pieces) * LANES + lane
         inside = env < num_envs
         position = group * (num_groups > 1) + task  # in the batch: lrq has one task a program
-        number = tl.load(task_numbers + position)
+        name = tl.load(task_numbers + position)
         at = ((program // num_groups) * num_tasks + position) * num_envs + env
         s0 = _field(state, at, inside, 0, FIELDS)
         s1 = _field(state, at, inside, 1, FIELDS)
@@ -133,17 +133,17 @@ def play(
         p3 = _parameter(parameters, position, 3, PARAMETERS)
         o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
         i0, i1, i2, i3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
-        explore, random, _, _ = _words(seed, now, env, number, 1, 0)
-        weights = _products(factors, offset, i0, i1, i2, i3, number, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
+        explore, random, _, _ = _words(seed, now, env, name, 1, 0)
+        weights = _products(factors, offset, i0, i1, i2, i3, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
         _, greedy = _best(factors, offset, weights, ACTION, ACTIONS, RANK, RANK_P)
         drawn = ((random.to(tl.uint64) * ACTIONS) >> 32).to(tl.int32)
         action = tl.where(_uniform(explore, s0) < threshold, drawn, greedy)
         u0, u1, u2, u3, u4 = s0, s0, s0, s0, s0
         if UNIFORMS > 0:
-            b0, b1, b2, b3 = _words(seed, now, env, number, 3, 0)
+            b0, b1, b2, b3 = _words(seed, now, env, name, 3, 0)
             u0, u1, u2, u3 = _uniform(b0, s0), _uniform(b1, s0), _uniform(b2, s0), _uniform(b3, s0)
         if UNIFORMS > 4:
-            b4, _, _, _ = _words(seed, now, env, number, 3, 1)
+            b4, _, _, _ = _words(seed, now, env, name, 3, 1)
             u4 = _uniform(b4, s0)
         s0, s1, s2, s3, s4, reward = STEP(s0, s1, s2, s3, s4, p0, p1, p2, p3, action, u0, u1, u2, u3, u4)
         tl.store(state[0] + at, s0, mask=inside)
@@ -157,14 +157,14 @@ def play(
             tl.store(state[4] + at, s4, mask=inside)
         o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
         j0, j1, j2, j3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
-        following = _products(factors, offset, j0, j1, j2, j3, number, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
+        following = _products(factors, offset, j0, j1, j2, j3, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
         best, _ = _best(factors, offset, following, ACTION, ACTIONS, RANK, RANK_P)
         chosen = _gather(factors, offset, action, inside, ACTION, RANK, RANK_P)
         error = tl.where(inside, reward + gamma * best - tl.sum(weights * chosen, axis=1), 0.0)
         amount = -tl.load(task_weights + position) * error
         first_row = 0
         for mode in tl.static_range(MODES):
-            cofactor = _products(factors, offset, i0, i1, i2, i3, number, inside, mode, ACTION, HAS_TASK, RANK, RANK_P)
+            cofactor = _products(factors, offset, i0, i1, i2, i3, name, inside, mode, ACTION, HAS_TASK, RANK, RANK_P)
             if mode != ACTION:
                 cofactor = cofactor * chosen
             values = amount[:, None] * cofactor
@@ -187,12 +187,12 @@ def play(
         tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["number"])
 def descend(
-    factor, first, second, buffer, learning_rate, correction, first_row, num_rows, num_parts, part_rows,
+    factor, first, second, buffer, learning_rate, num_updates, number, first_row, num_rows, num_parts, part_rows,
     RANK: tl.constexpr, RANK_P: tl.constexpr, BY_TASK: tl.constexpr,
 ):  # fmt: skip
-    """Adamax on one factor: programs are (row, run · group).
+    """Adamax on one factor, the `number`-th time after `num_updates`: programs are (row, run · group).
 
     The gradient of a row is the sum over `num_parts` blocks of row `first_row` + row of theirs (buffer (programs,
     parts, part_rows, RANK)); with BY_TASK over the row's own chunks (buffer (programs, rows · parts, RANK)).
@@ -206,6 +206,8 @@ def descend(
         if BY_TASK:
             at = (program * num_rows + row) * num_parts + part
         g += tl.load(buffer + at * RANK + k, mask=k < RANK, other=0.0)
+    count = (tl.load(num_updates) + number + 1).to(g.dtype)
+    step_size = tl.load(learning_rate + number) / (1.0 - tl.exp2(count * -0.15200309344504997))  # 0.9 to the count
     place = (program * num_rows + row) * RANK + k
     f = tl.load(factor + place, mask=k < RANK, other=0.0)
     m = tl.load(first + place, mask=k < RANK, other=0.0)
@@ -214,4 +216,54 @@ def descend(
     u = tl.maximum(0.999 * u, tl.abs(g) + 1e-8)
     tl.store(first + place, m, mask=k < RANK)
     tl.store(second + place, u, mask=k < RANK)
-    tl.store(factor + place, f - tl.load(learning_rate) / correction * m / u, mask=k < RANK)
+    tl.store(factor + place, f - step_size * m / u, mask=k < RANK)
+
+
+@triton.jit
+def greedy(
+    factors, factor_groups, state, parameters, seed_numbers, total, first_step, num_steps, num_tasks, num_envs,
+    OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
+    SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
+    DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
+    RANK: tl.constexpr, RANK_P: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Undiscounted returns of whole greedy episodes: programs are (LANES environments, run · task).
+
+    `factor_groups` is 1 for each mode that tasks share and their number for the others.
+    """
+    ACTION: tl.constexpr = MODES - 1
+    program = tl.program_id(1).to(tl.int64)
+    run, task = program // num_tasks, program % num_tasks
+    env = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    inside = env < num_envs
+    at = program * num_envs + env
+    seed, begun = tl.load(seed_numbers + run).to(tl.uint64), tl.load(first_step)
+    offset = ()
+    for mode in tl.static_range(MODES):
+        group = task * (factor_groups[mode] > 1)
+        offset = offset + ((run * factor_groups[mode] + group) * SIZES[mode] * RANK,)
+    s0 = _field(state, at, inside, 0, FIELDS)
+    s1 = _field(state, at, inside, 1, FIELDS)
+    s2 = _field(state, at, inside, 2, FIELDS)
+    s3 = _field(state, at, inside, 3, FIELDS)
+    s4 = _field(state, at, inside, 4, FIELDS)
+    p0 = _parameter(parameters, task, 0, PARAMETERS)
+    p1 = _parameter(parameters, task, 1, PARAMETERS)
+    p2 = _parameter(parameters, task, 2, PARAMETERS)
+    p3 = _parameter(parameters, task, 3, PARAMETERS)
+    returns = s0 * 0.0
+    for step in range(num_steps):
+        o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
+        i0, i1, i2, i3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
+        weights = _products(factors, offset, i0, i1, i2, i3, task, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
+        _, action = _best(factors, offset, weights, ACTION, ACTIONS, RANK, RANK_P)
+        u0, u1, u2, u3, u4 = s0, s0, s0, s0, s0
+        if UNIFORMS > 0:
+            b0, b1, b2, b3 = _words(seed, begun + step, env, task, 6, 0)
+            u0, u1, u2, u3 = _uniform(b0, s0), _uniform(b1, s0), _uniform(b2, s0), _uniform(b3, s0)
+        if UNIFORMS > 4:
+            b4, _, _, _ = _words(seed, begun + step, env, task, 6, 1)
+            u4 = _uniform(b4, s0)
+        s0, s1, s2, s3, s4, reward = STEP(s0, s1, s2, s3, s4, p0, p1, p2, p3, action, u0, u1, u2, u3, u4)
+        returns += reward
+    tl.store(total + at, returns, mask=inside)

@@ -182,9 +182,9 @@ def train(
 ):  # fmt: skip
     """Consecutive online steps of one run and task: behaviour, environment, and a Gauss–Seidel sweep over the modes.
 
-    Programs are (seed, group). Pointers come as tuples, one per mode or field; SIZES are the rows of each mode, SIZES_P
-    the next powers of two. The weight of a task carries the scale of the loss. Statistics: sums of reward, |δ| and δ²
-    per program.
+    Programs are (seed, group). Pointers come as tuples, one per mode or field; `first_step` and `num_updates` point to
+    counters, for each number would be compiled anew; SIZES are the rows of each mode, SIZES_P the next powers of two.
+    The weight of a task carries the scale of the loss. Statistics: sums of reward, |δ| and δ² per program.
     """
     program = tl.program_id(0).to(tl.int64)
     group = program % num_groups
@@ -213,12 +213,12 @@ def train(
         s3 = tl.load(state[3] + program)
     if FIELDS > 4:
         s4 = tl.load(state[4] + program)
-    zero = task * 0
+    zero, begun, updates = task * 0, tl.load(first_step), tl.load(num_updates)
     rewards, absolute, squared = s0 * 0.0, s0 * 0.0, s0 * 0.0
     o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
     i0, i1, i2, i3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
     for step in range(num_steps):
-        now = zero + first_step + step
+        now = zero + begun + step
         explore, random, _, _ = _draw(seed, now, zero, task, 1, 0)
         w = _weights(factors, offset, i0, i1, i2, i3, task, -1, ACTION, HAS_TASK, RANK, RANK_P)
         q = _action_values(factors, offset, w, ACTION, ACTIONS, ACTIONS_P, RANK, RANK_P)
@@ -238,7 +238,7 @@ def train(
         rewards += reward
         rate = tl.load(learning_rate + step)
         for sweep in range(SWEEPS):
-            count = (zero + num_updates + step * SWEEPS + sweep + 1).to(s0.dtype)
+            count = (zero + updates + step * SWEEPS + sweep + 1).to(s0.dtype)
             step_size = rate / (1.0 - tl.exp2(count * -0.15200309344504997))  # 0.9 to the count
             for mode in tl.static_range(MODES):
                 w = _weights(factors, offset, j0, j1, j2, j3, task, -1, ACTION, HAS_TASK, RANK, RANK_P)

@@ -41,21 +41,58 @@ def obstacle(problem: Problem) -> str | None:
     return None
 
 
+STRICT: dict[str, Any] = {"enable_fp_fusion": False}
+"""No fused multiply-adds: a state that is a rounding error off can fall on another grid point than in eager mode."""
+
+
 def power_of_two(size: int) -> int:
     """The next power of two, at least 1."""
     return 1 << (size - 1).bit_length()
 
 
-def own_tensors(tasks: Any, learner: LowRankState, env: Any) -> tuple[Any, ...]:
-    """Copies for a kernel to change: factors, both moments, names and fields of the state; and task parameters."""
-    factors, ones, twos = (
-        [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
-        for tensors in (learner.factors, [m.first for m in learner.moments], [m.second for m in learner.moments])
-    )
+def constants(problem: Problem, num_fields: int, num_parameters: int) -> dict[str, Any]:
+    """What every kernel is compiled for."""
+    learner, grid, env = problem.learner, problem.grid, problem.env
+    assert isinstance(learner, LowRankQ)
+    observe, step = env.triton_step()  # type: ignore[attr-defined]
+    return {
+        "OBSERVE": observe, "STEP": step, "FIELDS": num_fields, "PARAMETERS": num_parameters,
+        "UNIFORMS": env.num_step_uniforms, "SIZES": tuple(learner.sizes), "LOW": tuple(grid.low),
+        "HIGH": tuple(grid.high), "GRID": tuple(grid.sizes), "DIMENSIONS": len(grid.sizes), "JOINT": grid.joint,
+        "HAS_TASK": int(learner.has_task_mode), "MODES": len(learner.sizes), "ACTIONS": env.num_actions,
+        "RANK": learner.rank, "RANK_P": power_of_two(learner.rank), **STRICT,
+    }  # fmt: skip
+
+
+def own(tensors: Any) -> list[Tensor]:
+    """Copies for a kernel to change."""
+    return [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
+
+
+def own_moments(learner: LowRankState) -> tuple[list[Tensor], list[Tensor]]:
+    """Copies of the first and of the second moments."""
+    return own(moment.first for moment in learner.moments), own(moment.second for moment in learner.moments)
+
+
+def own_fields(env: Any) -> dict[str, Tensor]:
+    """Copies of the fields of a state but the steps elapsed, by name."""
     names = [name for name in env._fields if name != "elapsed"]
-    fields = [getattr(env, name).clone(memory_format=torch.contiguous_format) for name in names]
-    parameters = torch.stack([value.flatten() for value in vars(tasks).values()], dim=-1).contiguous()
-    return factors, ones, twos, names, fields, parameters
+    return dict(zip(names, own(getattr(env, name) for name in names), strict=True))
+
+
+def parameters(tasks: Any) -> Tensor:
+    """Task parameters in columns."""
+    return torch.stack([value.flatten() for value in vars(tasks).values()], dim=-1).contiguous()
+
+
+def episodes_ended(problem: Problem, env: Any, steps: int) -> Tensor:
+    """Episodes that end during some steps, mean over environments; (seeds, tasks)."""
+    return ((env.elapsed + steps) // problem.env.episode_length).to(problem.dtype).mean(-1)
+
+
+def counter(value: int | Tensor, device: torch.device) -> Tensor:
+    """A counter on the device, shape (1,); a tensor is one already."""
+    return value if isinstance(value, Tensor) else torch.full((1,), value, device=device, dtype=torch.int64)
 
 
 class OnlineProgram:
@@ -83,32 +120,23 @@ class OnlineProgram:
         """
         from torchq.fused import kernels
 
-        problem, grid, own = self.problem, self.problem.grid, self.learner
+        problem, sweeps, sizes = self.problem, self.learner.num_sweeps, self.learner.sizes
         device, steps = problem.seeds.device, len(rates.epsilon)
-        numbers = torch.arange(own.num_tasks, device=device) if task is None else task
-        assert len(numbers) == 1 or own.groups == own.num_tasks
-        factors, first_moments, second_moments, names, fields, parameters = own_tensors(tasks, learner, env)
+        numbers = torch.arange(self.learner.num_tasks, device=device) if task is None else task
+        assert len(numbers) == 1 or self.learner.groups == self.learner.num_tasks
+        factors, (ones, twos), fields = own(learner.factors), own_moments(learner), own_fields(env)
+        columns = parameters(tasks)
         runs = len(problem.seeds) * len(numbers)
         sums = torch.zeros(runs, 3, device=device, dtype=problem.dtype)
-        observe, step = problem.env.triton_step()  # type: ignore[attr-defined]
         kernels.train[(runs,)](
-            tuple(factors), tuple(first_moments), tuple(second_moments), tuple(fields), parameters, problem.seeds,
-            numbers, rates.epsilon, rates.learning_rate, sums, self._weights[numbers], first,
-            int(learner.num_updates), steps, len(numbers), problem.gamma,
-            OBSERVE=observe, STEP=step, FIELDS=len(fields), PARAMETERS=parameters.shape[1],
-            UNIFORMS=problem.env.num_step_uniforms, SIZES=tuple(own.sizes),
-            SIZES_P=tuple(map(power_of_two, own.sizes)), LOW=tuple(grid.low), HIGH=tuple(grid.high),
-            GRID=tuple(grid.sizes), DIMENSIONS=len(grid.sizes), JOINT=grid.joint, HAS_TASK=int(own.has_task_mode),
-            MODES=len(own.sizes), ACTIONS=problem.env.num_actions, ACTIONS_P=power_of_two(problem.env.num_actions),
-            RANK=own.rank, RANK_P=power_of_two(own.rank), SWEEPS=own.num_sweeps,
+            tuple(factors), tuple(ones), tuple(twos), tuple(fields.values()), columns, problem.seeds, numbers,
+            rates.epsilon, rates.learning_rate, sums, self._weights[numbers], counter(first, device),
+            learner.num_updates, steps, len(numbers), problem.gamma,
+            SIZES_P=tuple(map(power_of_two, sizes)), ACTIONS_P=power_of_two(problem.env.num_actions), SWEEPS=sweeps,
+            **constants(problem, len(fields), columns.shape[1]),
         )  # fmt: skip
-        moments = tuple(Moments(*pair) for pair in zip(first_moments, second_moments, strict=True))
-        after = LowRankState(tuple(factors), moments, learner.num_updates + steps * own.num_sweeps)
+        after = LowRankState(tuple(factors), tuple(map(Moments, ones, twos)), learner.num_updates + steps * sweeps)
         reward, absolute, squared = sums.view(*statistics.reward.shape, 3).unbind(-1)
-        ended = torch.full_like(reward, steps // problem.env.episode_length)
-        totals = (old + new for old, new in zip(statistics, (reward, ended, absolute, squared), strict=True))
-        return (
-            after,
-            env._replace(elapsed=env.elapsed + steps, **dict(zip(names, fields, strict=True))),
-            Statistics(*totals),
-        )
+        seen = (reward, episodes_ended(problem, env, steps), absolute, squared)
+        totals = (old + new for old, new in zip(statistics, seen, strict=True))
+        return after, env._replace(elapsed=env.elapsed + steps, **fields), Statistics(*totals)
