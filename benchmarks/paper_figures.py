@@ -20,7 +20,7 @@ import envs
 from torchq import fused
 from torchq.cli import main as train
 from torchq.report import main as report
-from torchq.versions import git_commit, versions
+from torchq.versions import versions
 
 RUNS = {"pendulum": 100, "wireless": 200}
 ALGOS = ("stlrq", "lrq", "clrq")
@@ -33,7 +33,8 @@ def ensure(folder: Path, env: str, algo: str) -> dict:
         flags = ["--resume"] if (folder / "config.json").exists() else fresh
         if train(envs, [*flags, "--out", str(folder)]):
             raise SystemExit(2)
-    return json.loads((folder / "summary.json").read_text())
+    commit = json.loads((folder / "config.json").read_text())["git_commit"]
+    return {**json.loads((folder / "summary.json").read_text()), "commit": commit}
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     out = parser.parse_args().out
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results = Path(__file__).parent / "results"
-    rows = ["| figure | algo | final return, median of tasks 0/1/2/3 | engine | seconds |", "|---|---|---|---|---|"]
+    rows = ["| figure | algo | final return, median of tasks 0/1/2/3 | engine | seconds | commit |", "|---" * 6 + "|"]
     total = 0.0
     for env, count in RUNS.items():
         folders = [out / f"{env}-{algo}" for algo in ALGOS]
@@ -52,7 +53,8 @@ def main() -> None:
             final = " / ".join(f"{value:.0f}" for value in summary["final_return"]["median"])
             total += summary["wall_time_s"]
             figure = f"{env}, {count} runs"
-            rows.append(f"| {figure} | {algo} | {final} | {summary['engine']} | {summary['wall_time_s']:.0f} |")
+            how = f"{summary['engine']} | {summary['wall_time_s']:.0f} | {summary['commit']}"
+            rows.append(f"| {figure} | {algo} | {final} | {how} |")
         if report(envs, [*map(str, folders), "--out", str(out / env)]):
             raise SystemExit(2)
         picture = next((out / env).glob("*.png"))
@@ -60,7 +62,7 @@ def main() -> None:
     machine = (
         torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {fused.num_threads()} threads"
     )
-    where = f"{machine}; {versions()}; commit {git_commit()}; evaluation included, {total:.0f} s together"
+    where = f"{machine}; {versions()}; evaluation included, {total:.0f} s together"
     text = "\n".join(["# The paper's figures", "", where, "", *rows]) + "\n"
     print(text)
     (results / f"paper_figures-{device}.md").write_text(text)

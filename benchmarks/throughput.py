@@ -2,8 +2,9 @@
 
     python benchmarks/throughput.py [--engines eager,compile,graph,fused] [--batches 8,12,16,20] [--tasks] [--out NAME]
 
-Batched protocol, stlrq, float32, one run of four tasks, 2^b environments in all; then task counts at 2^20 environments.
-Prints Markdown and writes it, with JSON beside it, to benchmarks/results/throughput-DEVICE.{md,json}.
+Batched protocol, stlrq, float32, one run of four tasks, 2^b environments in all; then task counts at 2^20 environments;
+then the paper's protocol, 100 runs in float64, evaluation not counted. Prints Markdown and writes it, with JSON beside
+it, to benchmarks/results/throughput-DEVICE.{md,json}.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +24,13 @@ import torch
 from reference import transitions_per_second
 
 import envs
-from torchq import engine, execution, fused
+from torchq import engine, evaluation, fused, graph, protocols
 from torchq.experiment import Experiment, prepare
 from torchq.exploration import epsilon_greedy
 from torchq.learners import LowRankQ
 from torchq.presets import resolve
 from torchq.protocols import Tables
+from torchq.rollout import Problem
 from torchq.versions import git_commit, versions
 
 STAGES = ("environment", "+ act", "+ update")
@@ -35,6 +38,14 @@ RANKS = (8, 30)
 REPEATS = 10
 SECONDS_PER_REPEAT = 0.05
 SECONDS_PER_CELL = 40.0
+
+
+SECTIONS = {
+    "batched": "Batched protocol",
+    "task_counts": "Task counts at 2^20 environments",
+    "paper": "The paper's protocol, 100 runs, float64, evaluation not counted",
+    "deterministic": "With --deterministic",
+}
 
 
 class Cell(NamedTuple):
@@ -64,21 +75,6 @@ def stepper(experiment: Experiment, name: str, stage: str) -> Callable[[int], No
     device, dtype = problem.seeds.device, problem.dtype
     epsilon = torch.full((), 1.0 if stage == STAGES[0] else 0.1, device=device, dtype=dtype)
     rate = torch.full((), 1e-3, device=device, dtype=dtype)
-    numbers = torch.arange(len(experiment.task_list), device=device)
-    if name in ("fused", "graph"):
-        play = fused.FusedProgram(problem).train if device.type == "cpu" else execution.build(problem, name).advance
-        options = {"updates": stage == STAGES[2]} if device.type == "cpu" else {}
-        last = [state]
-
-        def episode(steps: int) -> None:
-            rates = Tables(epsilon.expand(steps).contiguous(), rate.expand(steps).contiguous())
-            given = (tasks, last[0].learner, last[0].env, state.statistics, 0, rates, None)
-            learner, env, _ = play(*given, **options)
-            last[0] = last[0]._replace(learner=learner, env=env)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-
-        return episode
 
     def environment(tasks: Any, learner: Any, env_state: Any, statistics: Any, draws: Any, *_: Any) -> Any:
         return learner, problem.env.step(tasks, env_state, draws.random_action, draws.step)[0], statistics
@@ -88,25 +84,37 @@ def stepper(experiment: Experiment, name: str, stage: str) -> Callable[[int], No
         action = epsilon_greedy(values, epsilon, draws.explore, draws.random_action)
         return learner, problem.env.step(tasks, env_state, action, draws.step)[0], statistics
 
-    function = engine.prepare({"environment": environment, "+ act": act, "+ update": problem.step}[stage], name)
+    function = {"environment": environment, "+ act": act, "+ update": problem.step}[stage]
+    play, last, cuda = advance(problem, name, stage, function), [state], device.type == "cuda"
 
     def steps_of(count: int) -> None:
-        nonlocal state
-        for step in range(count):
-            draws = type(one)(*(x[0] for x in problem.draw(torch.tensor([step], device=device), numbers)))
-            learner, env, seen = function(tasks, state.learner, state.env, state.statistics, draws, epsilon, rate, None)
-            state = state._replace(learner=learner, env=env, statistics=seen)
-        if device.type == "cuda":
+        rates = Tables(epsilon.expand(count).contiguous(), rate.expand(count).contiguous())
+        learner, env, _ = play(tasks, last[0].learner, last[0].env, state.statistics, 0, rates, None)
+        last[0] = last[0]._replace(learner=learner, env=env)
+        if cuda:
             torch.cuda.synchronize()
 
-    one = problem.draw(torch.tensor([0], device=device), numbers)
     return steps_of
+
+
+def advance(problem: Problem, name: str, stage: str, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Consecutive steps of a stage with an engine."""
+    updates, on_gpu = stage == STAGES[2], problem.seeds.device.type == "cuda"
+    if name == "fused" and not on_gpu:
+        return partial(fused.FusedProgram(problem).train, updates=updates)
+    if name == "fused":
+        launches = partial(fused.BatchedProgram(problem).train, updates=updates)
+        return graph.GraphProgram(problem, launches, evaluation.greedy_step).train
+    if name == "graph":
+        compiled = protocols.stepwise(problem, engine.prepare(step, "compile"))
+        return graph.GraphProgram(problem, compiled, evaluation.greedy_step).train
+    return protocols.stepwise(problem, engine.prepare(step, name))
 
 
 def measure(env: str, name: str, stage: str, rank: int, batch: int, tasks: int, device: str) -> Cell | None:
     """Median and extremes over repeats after a warm-up; None where a repeat would take too long."""
-    if name in ("fused", "graph") and device == "cuda" and stage != STAGES[2]:
-        return None  # There these engines only train.
+    if name == "fused" and device == "cuda" and stage == STAGES[0]:
+        return None  # Its kernel always acts.
     torch.compiler.reset()
     play = stepper(make(env, rank, batch, tasks, device), name, stage)
     play(1)
@@ -117,14 +125,37 @@ def measure(env: str, name: str, stage: str, rank: int, batch: int, tasks: int, 
         return None
     steps = max(1, min(500, int(SECONDS_PER_REPEAT / once)))
     if name in ("fused", "graph"):  # A call copies the factors: give it steps enough to be about the steps.
-        steps = max(steps, 50)
-    play(steps)
+        steps = -(-max(steps, 50) // graph.MAX_STEPS) * graph.MAX_STEPS
+    return Cell(env, name, stage, rank, batch, tasks, *spread(lambda: play(steps), batch * steps))
+
+
+def spread(action: Callable[[], Any], transitions: int) -> tuple[float, float, float]:
+    """Median, lowest and highest rate over repeats after a warm-up."""
+    action()
     rates = []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        play(steps)
-        rates.append(batch * steps / (time.perf_counter() - start))
-    return Cell(env, name, stage, rank, batch, tasks, statistics.median(rates), min(rates), max(rates))
+        action()
+        rates.append(transitions / (time.perf_counter() - start))
+    return statistics.median(rates), min(rates), max(rates)
+
+
+def measure_online(env: str, algo: str, name: str, device: str) -> Cell:
+    """The paper's protocol, whole rounds of training as in `train.py` but without its test episodes."""
+    torch.compiler.reset()
+    config = resolve(algo, env, "paper", {"num_seeds": 100, "engine": name})
+    experiment = prepare(replace(config, device=device), envs)
+    last = [experiment.initial_state]
+
+    def play() -> None:
+        last[0] = experiment.play(last[0], 0)[0]
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    play()
+    batch = last[0].statistics.reward.numel()
+    found = spread(play, batch * experiment.problem.env.episode_length)
+    return Cell(env, name, f"paper, {algo}", config.rank, batch, len(experiment.task_list), *found)
 
 
 class Limits(NamedTuple):
@@ -175,19 +206,67 @@ def cost(experiment: Experiment, stage: str) -> tuple[float, float]:
     return moved + 2.0 * 4 * (2 * (modes - 2) + 2), 2 * values + 2 * rank + modes * modes * rank
 
 
-def table(cells: list[Cell], bounds: Limits) -> list[str]:
-    """One line a cell."""
-    rows = ["| env | engine | stage | rank | batch | tasks | million/s | range | bytes | of copy | flop | of peak |"]
-    rows.append("|---" * 12 + "|")
+def table(cells: list[Cell], bounds: Limits | None) -> list[str]:
+    """One line a cell; the limit, in million/s, is what copying or arithmetic alone would allow."""
+    rows = ["| env | engine | stage | rank | batch | tasks | million/s | range |"]
+    rows[0] += " bytes | of copy | flop | of peak | limit |" if bounds else ""
+    rows.append("|---" * (13 if bounds else 8) + "|")
     for cell in cells:
-        moved, operations = cost(make(cell.env, cell.rank, cell.tasks, cell.tasks, "cpu"), cell.stage)
-        shares = cell.median * moved / bounds.copy, cell.median * operations / bounds.peak
-        rows.append(
+        row = (
             f"| {cell.env} | {cell.engine} | {cell.stage} | {cell.rank} | {cell.batch:,} | {cell.tasks:,} "
-            f"| {cell.median / 1e6:.2f} | {cell.low / 1e6:.2f}–{cell.high / 1e6:.2f} | {moved:.0f} "
-            f"| {shares[0]:.1%} | {operations:.0f} | {shares[1]:.1%} |"
+            f"| {cell.median / 1e6:.3g} | {cell.low / 1e6:.3g}–{cell.high / 1e6:.3g} |"
         )
+        if bounds:
+            moved, operations = cost(make(cell.env, cell.rank, cell.tasks, cell.tasks, "cpu"), cell.stage)
+            shares = cell.median * moved / bounds.copy, cell.median * operations / bounds.peak
+            limit = cell.median / max(shares) / 1e6
+            row += f" {moved:.0f} | {shares[0]:.1%} | {operations:.0f} | {shares[1]:.1%} | {limit:.0f} |"
+        rows.append(row)
     return rows
+
+
+def measure_all(engines: list[str], exponents: list[int], task_counts: list[int], device: str) -> dict[str, list[Cell]]:
+    """Every cell, by section."""
+    update, largest = STAGES[2], 1 << 20
+    found: dict[str, list[Cell]] = {name: [] for name in SECTIONS}
+
+    def add(section: str, cell: Cell | None) -> None:
+        print(cell, flush=True)
+        found[section] += [cell] if cell else []
+
+    for env in ("pendulum", "wireless"):
+        for name in engines:
+            for stage in STAGES:
+                for rank in RANKS if stage != STAGES[0] else RANKS[:1]:
+                    for exponent in exponents:
+                        add("batched", measure(env, name, stage, rank, 1 << exponent, 4, device))
+    for count in task_counts:
+        add("task_counts", measure("pendulum", engines[-1], update, 8, largest, count, device))
+    for env, algo in (("pendulum", "stlrq"), ("pendulum", "lrq"), ("wireless", "stlrq"), ("wireless", "lrq")):
+        for name in engines:
+            add("paper", measure_online(env, algo, name, device))
+    if device == "cuda":  # On a CPU the order of additions is always the same.
+        with engine.deterministic(True):
+            for name in engines:
+                add("deterministic", measure("pendulum", name, update, 8, largest, 4, device))
+    return found
+
+
+def report(found: dict[str, list[Cell]], bounds: Limits, slow: float, machine: str) -> str:
+    """The measurements as Markdown."""
+    learning = [cell for cell in found["batched"] if (cell.env, cell.stage) == ("pendulum", STAGES[2])]
+    best = {rank: max(cell.median for cell in learning if cell.rank == rank) for rank in RANKS}
+    ratios = ", ".join(f"rank {rank}: {rate / slow:,.0f} times" for rank, rate in best.items())
+    lines = [
+        "# Throughput", "", machine, "",
+        f"Measured in this run: copy {bounds.copy / 1e9:.1f} GB/s, matrix product {bounds.peak / 1e9:.0f} Gflop/s; one",
+        f"transition at a time (benchmarks/reference.py, one thread) {slow:.0f} transitions/s. Best batched rate on",
+        f"pendulum against that: {ratios}.",
+    ]  # fmt: skip
+    for name, title in SECTIONS.items():
+        if found[name]:
+            lines += ["", f"## {title}", "", *table(found[name], None if name == "paper" else bounds)]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -198,46 +277,19 @@ def main() -> None:
     parser.add_argument("--batches", default="8,12,16,20", help="exponents of two")
     parser.add_argument("--tasks", default="4,64,1024,16384,65536", help="task counts at 2^20 environments")
     parser.add_argument("--out", default=f"throughput-{device}")
-    chosen = parser.parse_args()
-    bounds = limits(device)
-    slow = transitions_per_second(seconds=5.0)
-    cells = []
-    for env in ("pendulum", "wireless"):
-        for name in chosen.engines.split(","):
-            for stage in STAGES:
-                for rank in RANKS if stage != STAGES[0] else RANKS[:1]:
-                    for exponent in map(int, chosen.batches.split(",")):
-                        cell = measure(env, name, stage, rank, 1 << exponent, 4, device)
-                        print(cell, flush=True)
-                        cells += [cell] if cell else []
-    fastest = chosen.engines.split(",")[-1]
-    counts = []
-    for count in map(int, filter(None, chosen.tasks.split(","))):
-        cell = measure("pendulum", fastest, STAGES[2], 8, 1 << 20, count, device)
-        print(cell, flush=True)
-        counts += [cell] if cell else []
-    best = {
-        rank: max(c.median for c in cells if (c.rank, c.stage, c.env) == (rank, STAGES[2], "pendulum"))
-        for rank in RANKS
-    }
-    processor = (
-        torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {fused.num_threads()} threads"
-    )
-    ratios = ", ".join(f"rank {rank}: {rate / slow:,.0f} times" for rank, rate in best.items())
-    text = "\n".join([
-        "# Throughput", "", f"{processor}; {versions()}; commit {git_commit()}", "",
-        f"Measured in this run: copy {bounds.copy / 1e9:.1f} GB/s, matrix product {bounds.peak / 1e9:.0f} Gflop/s; one",
-        f"transition at a time (benchmarks/reference.py, one thread) {slow:.0f} transitions/s. Best batched rate on",
-        f"pendulum against that: {ratios}.", "", *table(cells, bounds), "",
-        "Task counts at 2^20 environments:", "", *table(counts, bounds),
-    ]) + "\n"  # fmt: skip
+    chosen, commit = parser.parse_args(), git_commit()
+    exponents, counts = (list(map(int, filter(None, given.split(",")))) for given in (chosen.batches, chosen.tasks))
+    bounds, slow = limits(device), transitions_per_second(seconds=5.0)
+    found = measure_all(chosen.engines.split(","), exponents, counts, device)
+    processor = f"{platform.machine()}, {fused.num_threads()} threads"
+    processor = torch.cuda.get_device_name() if device == "cuda" else processor
+    text = report(found, bounds, slow, f"{processor}; {versions()}; commit {commit}")
     print(text)
     results = Path(__file__).parent / "results"
     (results / f"{chosen.out}.md").write_text(text)
-    measured = {"cells": [c._asdict() for c in cells], "task_counts": [c._asdict() for c in counts]}
-    machine = {"machine": processor, "versions": versions(), "commit": git_commit(), "limits": bounds._asdict()}
-    described = {**machine, "reference": slow, **measured}
-    (results / f"{chosen.out}.json").write_text(json.dumps(described, indent=1) + "\n")
+    cells = {name: [cell._asdict() for cell in section] for name, section in found.items()}
+    machine = {"machine": processor, "versions": versions(), "commit": commit, "limits": bounds._asdict()}
+    (results / f"{chosen.out}.json").write_text(json.dumps({**machine, "reference": slow, **cells}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -116,12 +116,16 @@ def pictures(runs: Sequence[Run], folder: Path) -> list[Path]:
     for name, group in groups.items():
         path = folder / ("learning_curves.png" if len(groups) == 1 else f"learning_curves-{name}.png")
         optimal = next((run.optimal for run in group if run.optimal), None)
-        labels = [run.folder.name for run in group]
-        unique = len(set(labels)) == len(labels)
-        curves = [Curve(run.folder.name if unique else str(run.folder), run.metrics) for run in group]
+        curves = [Curve(label, run.metrics) for label, run in zip(_labels(group), group, strict=True)]
         plot_learning_curves(curves, path, optimal, group[0].config.env)
         paths.append(path)
     return paths
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """The shortest kind of name that tells the runs apart: algorithm, folder, whole path."""
+    kinds = ([run.config.algo for run in runs], [run.folder.name for run in runs], [str(run.folder) for run in runs])
+    return next((names for names in kinds if len(set(names)) == len(names)), kinds[-1])
 
 
 def until(run: Run, samples: int | None) -> Run:

@@ -45,9 +45,9 @@ class BatchedProgram:
 
     def train(
         self, tasks: Any, learner: LowRankState, env: Any, statistics: Statistics, first: int | Tensor, rates: Tables,
-        task: Tensor | None,
+        task: Tensor | None, *, updates: bool = True,
     ) -> tuple[LowRankState, Any, Statistics]:  # fmt: skip
-        """Consecutive steps with their updates; arguments as in `protocols.Advance`, and left as they were."""
+        """Consecutive steps, with their updates; arguments as in `FusedProgram.train`, and left as they were."""
         from torchq.fused import batched_kernels
 
         if task is not None:
@@ -73,10 +73,10 @@ class BatchedProgram:
             batched_kernels.play[(blocks, programs)](
                 tuple(factors), tuple(fields.values()), columns, problem.seeds, names, self._weights, shared, by_task,
                 sums, rates.epsilon, clock, number, groups, self.learner.num_tasks, envs, pieces, chunks, blocks,
-                problem.gamma, SHARED_ROWS=shared_rows, LANES=lanes, **compiled,
+                problem.gamma, SHARED_ROWS=shared_rows, LANES=lanes, LEARN=int(updates), **compiled,
             )  # fmt: skip
             first_row = 0
-            for mode, size in enumerate(sizes):
+            for mode, size in enumerate(sizes if updates else ()):
                 tasked = bool(has_task) and mode == 0
                 batched_kernels.descend[(size, programs)](
                     factors[mode], ones[mode], twos[mode], by_task if tasked else shared, rates.learning_rate,
@@ -84,7 +84,9 @@ class BatchedProgram:
                     BY_TASK=tasked, **own_rank,
                 )  # fmt: skip
                 first_row += 0 if tasked else size
-        after = LowRankState(tuple(factors), tuple(map(Moments, ones, twos)), learner.num_updates + steps)
+        after = LowRankState(
+            tuple(factors), tuple(map(Moments, ones, twos)), learner.num_updates + int(updates) * steps
+        )
         totals = sums.view(*statistics.reward.shape, pieces, 3).sum(-2) / envs
         news = (totals[..., 0], episodes_ended(problem, env, steps), totals[..., 1], totals[..., 2])
         moved = env._replace(elapsed=env.elapsed + steps, **fields)

@@ -92,9 +92,9 @@ def play(
     OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
     SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
     DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
-    RANK: tl.constexpr, RANK_P: tl.constexpr, SHARED_ROWS: tl.constexpr, LANES: tl.constexpr,
+    RANK: tl.constexpr, RANK_P: tl.constexpr, SHARED_ROWS: tl.constexpr, LANES: tl.constexpr, LEARN: tl.constexpr,
 ):  # fmt: skip
-    """One step of all environments, and the sums of their semi-gradients: the `number`-th from `first_step`.
+    """One step of all environments, the `number`-th from `first_step`; with LEARN the sums of their semi-gradients.
 
     Programs are (block, run · group); a block takes every `num_blocks`-th chunk of its run, a chunk up to LANES
     environments of one task. Buffers: shared (programs, blocks, SHARED_ROWS, RANK), own (programs, chunks, RANK), sums
@@ -112,7 +112,7 @@ def play(
     for mode in tl.static_range(MODES):
         offset = offset + (program * SIZES[mode] * RANK,)
     base = shared + (program * num_blocks + block) * SHARED_ROWS * RANK
-    for row in range(SHARED_ROWS):
+    for row in range(SHARED_ROWS * LEARN):
         tl.store(base + row * RANK + k, tl.zeros([RANK_P], factors[0].dtype.element_ty), mask=k < RANK)
     tl.debug_barrier()
     for chunk in range(block, num_chunks, num_blocks):
@@ -157,33 +157,36 @@ def play(
             tl.store(state[4] + at, s4, mask=inside)
         o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
         j0, j1, j2, j3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
-        following = _products(factors, offset, j0, j1, j2, j3, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
-        best, _ = _best(factors, offset, following, ACTION, ACTIONS, RANK, RANK_P)
-        chosen = _gather(factors, offset, action, inside, ACTION, RANK, RANK_P)
-        error = tl.where(inside, reward + gamma * best - tl.sum(weights * chosen, axis=1), 0.0)
-        amount = -tl.load(task_weights + position) * error
-        first_row = 0
-        for mode in tl.static_range(MODES):
-            cofactor = _products(factors, offset, i0, i1, i2, i3, name, inside, mode, ACTION, HAS_TASK, RANK, RANK_P)
-            if mode != ACTION:
-                cofactor = cofactor * chosen
-            values = amount[:, None] * cofactor
-            if HAS_TASK and mode == 0:
-                tl.store(own + (program * num_chunks + chunk) * RANK + k, tl.sum(values, axis=0), mask=k < RANK)
-            else:
-                index = action
-                if mode != ACTION:
-                    index = _pick(i0, i1, i2, i3, mode - HAS_TASK)
-                # One row after the other, in order: exact in any precision, and no two programs share a row.
-                for row in range(SIZES[mode]):
-                    hit = tl.sum(tl.where((index == row)[:, None], values, 0.0), axis=0)
-                    place = base + (first_row + row) * RANK + k
-                    tl.store(place, tl.load(place, mask=k < RANK, other=0.0) + hit, mask=k < RANK)
-                first_row = first_row + SIZES[mode]
         seen = sums + (program * num_chunks + chunk) * 3
         tl.store(seen, tl.load(seen) + tl.sum(tl.where(inside, reward, 0.0), axis=0))
-        tl.store(seen + 1, tl.load(seen + 1) + tl.sum(tl.abs(error), axis=0))
-        tl.store(seen + 2, tl.load(seen + 2) + tl.sum(error * error, axis=0))
+        if LEARN:
+            following = _products(factors, offset, j0, j1, j2, j3, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
+            best, _ = _best(factors, offset, following, ACTION, ACTIONS, RANK, RANK_P)
+            chosen = _gather(factors, offset, action, inside, ACTION, RANK, RANK_P)
+            error = tl.where(inside, reward + gamma * best - tl.sum(weights * chosen, axis=1), 0.0)
+            amount = -tl.load(task_weights + position) * error
+            first_row = 0
+            for mode in tl.static_range(MODES):
+                cofactor = _products(
+                    factors, offset, i0, i1, i2, i3, name, inside, mode, ACTION, HAS_TASK, RANK, RANK_P
+                )
+                if mode != ACTION:
+                    cofactor = cofactor * chosen
+                values = amount[:, None] * cofactor
+                if HAS_TASK and mode == 0:
+                    tl.store(own + (program * num_chunks + chunk) * RANK + k, tl.sum(values, axis=0), mask=k < RANK)
+                else:
+                    index = action
+                    if mode != ACTION:
+                        index = _pick(i0, i1, i2, i3, mode - HAS_TASK)
+                    # One row after the other, in order: exact in any precision, and no two programs share a row.
+                    for row in range(SIZES[mode]):
+                        hit = tl.sum(tl.where((index == row)[:, None], values, 0.0), axis=0)
+                        place = base + (first_row + row) * RANK + k
+                        tl.store(place, tl.load(place, mask=k < RANK, other=0.0) + hit, mask=k < RANK)
+                    first_row = first_row + SIZES[mode]
+            tl.store(seen + 1, tl.load(seen + 1) + tl.sum(tl.abs(error), axis=0))
+            tl.store(seen + 2, tl.load(seen + 2) + tl.sum(error * error, axis=0))
         tl.debug_barrier()
 
 
