@@ -18,7 +18,8 @@ struct Batched {
   const Args &a;
   const int64_t tasks, batch;
   int64_t pieces, parts, shared_rows;
-  std::vector<real> values, first, second, gradient, task_gradient, columns;
+  std::vector<Row<RANK>> values, first, second, gradient, task_gradient;
+  Row<ACTIONS> columns[RANK_PADDED] = {};
   std::vector<double> sums;
   std::vector<Transition> transitions;
   int64_t offset[MODES];
@@ -31,10 +32,9 @@ struct Batched {
     int64_t rows = 0;
     for (int mode = 0; mode < MODES; ++mode) offset[mode] = rows, rows += a.rows[mode];
     shared_rows = rows - (HAS_TASK ? a.rows[0] : 0);
-    for (auto *kind : {&values, &first, &second}) kind->assign(rows * RANK_PADDED, 0);
-    gradient.assign(parts * shared_rows * RANK_PADDED, 0);
-    if (HAS_TASK) task_gradient.assign(tasks * pieces * RANK_PADDED, 0);
-    columns.assign(RANK * ACTIONS_PADDED, 0);
+    for (auto *kind : {&values, &first, &second}) kind->assign(rows, {});
+    gradient.resize(parts * shared_rows);
+    if (HAS_TASK) task_gradient.resize(tasks * pieces);
     transitions.resize(batch);
     sums.assign(tasks * pieces * 3, 0);
     for (int mode = 0; mode < MODES; ++mode) copy(mode, true);
@@ -43,11 +43,11 @@ struct Batched {
 
   void copy(int mode, bool in) {
     real *const *outer[] = {a.factors, a.first, a.second};
-    real *inner[] = {values.data(), first.data(), second.data()};
+    Row<RANK> *inner[] = {values.data(), first.data(), second.data()};
     for (int kind = 0; kind < 3; ++kind) {
       if (!outer[kind][mode]) continue;
       for (int64_t index = 0; index < a.rows[mode]; ++index) {
-        real *mine = inner[kind] + (offset[mode] + index) * RANK_PADDED, *theirs = run.row(outer[kind], mode, index);
+        real *mine = inner[kind][offset[mode] + index].data(), *theirs = run.row(outer[kind], mode, index);
         std::memcpy(in ? mine : theirs, in ? theirs : mine, RANK * sizeof(real));
       }
     }
@@ -64,25 +64,19 @@ struct Batched {
     }
   }
 
-  const real *row(int mode, int64_t index) const { return &values[(offset[mode] + index) * RANK_PADDED]; }
+  const Row<RANK> &row(int mode, int64_t index) const { return values[offset[mode] + index]; }
 
   void transpose() {
     for (int k = 0; k < RANK; ++k)
-      for (int action = 0; action < ACTIONS; ++action) columns[k * ACTIONS_PADDED + action] = row(ACTION, action)[k];
+      for (int action = 0; action < ACTIONS; ++action) columns[k].data()[action] = row(ACTION, action).data()[k];
   }
 
-  void weights(int64_t task, const int *rows, real *w) const {
-    const real *f = row(FIRST_STATE, rows[0]);
-    if (HAS_TASK) {
-      const real *t = row(0, run.task_row(task));
-      for (int k = 0; k < RANK_PADDED; ++k) w[k] = t[k] * f[k];
-    } else {
-      for (int k = 0; k < RANK_PADDED; ++k) w[k] = f[k];
-    }
-    for (int d = 1; d < STATE_MODES; ++d) {
-      const real *g = row(FIRST_STATE + d, rows[d]);
-      for (int k = 0; k < RANK_PADDED; ++k) w[k] *= g[k];
-    }
+  // Product of the rows visited of the task and state modes.
+  Row<RANK> weights(int64_t task, const int *rows) const {
+    Row<RANK> w = row(FIRST_STATE, rows[0]);
+    if (HAS_TASK) w = w * row(0, run.task_row(task));
+    for (int d = 1; d < STATE_MODES; ++d) w = w * row(FIRST_STATE + d, rows[d]);
+    return w;
   }
 
   int64_t batch_part(int64_t part) const {
@@ -119,10 +113,7 @@ struct Batched {
           if (uniform(explore[i]) < a.epsilon[step]) {
             t.action = random_action(random[i]);
           } else {
-            real w[RANK_PADDED], q[ACTIONS_PADDED];
-            weights(task, t.row, w);
-            action_values(w, columns.data(), q);
-            t.action = first_best(q);
+            t.action = first_best(action_values(weights(task, t.row).data(), columns));
           }
           real uniforms[Env::UNIFORMS + 1];
           run.draw(task, env, step, STEP, uniforms);
@@ -136,43 +127,34 @@ struct Batched {
 
   // Sum of the semi-gradients of one block of modes over a part: LowRankQ._descend, first half.
   template <int FROM, int TO> void accumulate(int64_t part, bool report) {
-    real *shared = &gradient[part * shared_rows * RANK_PADDED];
+    Row<RANK> *shared = &gradient[part * shared_rows];
     const int64_t low = offset[std::max(FROM, FIRST_STATE)] - offset[FIRST_STATE];
     const int64_t high = TO < MODES ? offset[TO] - offset[FIRST_STATE] : shared_rows;
-    if (high > low) std::fill(shared + low * RANK_PADDED, shared + high * RANK_PADDED, real(0));
+    if (high > low) std::fill(shared + low, shared + high, Row<RANK>{});
     each(part, [&](int64_t task, int64_t from, int64_t to, int64_t piece) {
-      real *own = HAS_TASK ? &task_gradient[(task * pieces + piece) * RANK_PADDED] : nullptr;
-      if (HAS_TASK && FROM == 0) std::fill(own, own + RANK_PADDED, real(0));
+      Row<RANK> *own = HAS_TASK ? &task_gradient[task * pieces + piece] : nullptr;
+      if (HAS_TASK && FROM == 0) *own = {};
       const real scale = run.weight(task);
       double absolute = 0, squared = 0;
       for (int64_t env = from; env < to; ++env) {
         const Transition &t = transitions[task * a.envs + env];
-        const real *f[MODES];
-        if (HAS_TASK) f[0] = row(0, run.task_row(task));
-        for (int d = 0; d < STATE_MODES; ++d) f[FIRST_STATE + d] = row(FIRST_STATE + d, t.row[d]);
-        f[ACTION] = row(ACTION, t.action);
-        real w[RANK_PADDED], q[ACTIONS_PADDED];
-        weights(task, t.next_row, w);
-        action_values(w, columns.data(), q);
-        weights(task, t.row, w);
-        const real prediction = inner(w, f[ACTION]);
-        const real error = t.reward + a.gamma * best_value(q) - prediction;
+        const Row<RANK> *f[MODES];
+        if (HAS_TASK) f[0] = &row(0, run.task_row(task));
+        for (int d = 0; d < STATE_MODES; ++d) f[FIRST_STATE + d] = &row(FIRST_STATE + d, t.row[d]);
+        f[ACTION] = &row(ACTION, t.action);
+        Row<RANK> before[MODES], after = *f[ACTION];  // products of the rows of the modes before and after one
+        before[1] = *f[0];
+        for (int mode = 1; mode < ACTION; ++mode) before[mode + 1] = before[mode] * *f[mode];
+        const real best = best_value(action_values(weights(task, t.next_row).data(), columns));
+        const real error = t.reward + a.gamma * best - before[ACTION].inner(*f[ACTION]);
         if (report) absolute += std::abs(error), squared += double(error) * error;
-        for (int mode = FROM; mode < TO; ++mode) {
-          real cofactor[RANK_PADDED];
-          if (mode == ACTION) {
-            for (int k = 0; k < RANK_PADDED; ++k) cofactor[k] = w[k];
-          } else {
-            for (int k = 0; k < RANK_PADDED; ++k) cofactor[k] = f[ACTION][k];
-            for (int other = 0; other < ACTION; ++other)
-              if (other != mode)
-                for (int k = 0; k < RANK_PADDED; ++k) cofactor[k] *= f[other][k];
-          }
-          real amount = -scale * error;
-          if (NORMALISED) amount /= inner(cofactor, cofactor) + real(1e-3);
-          int64_t index = mode == ACTION ? t.action : HAS_TASK && mode == 0 ? 0 : t.row[mode - FIRST_STATE];
-          real *g = HAS_TASK && mode == 0 ? own : shared + (offset[mode] - offset[FIRST_STATE] + index) * RANK_PADDED;
-          for (int k = 0; k < RANK_PADDED; ++k) g[k] = std::fma(amount, cofactor[k], g[k]);
+        for (int mode = ACTION; mode >= 0; --mode) {
+          const Row<RANK> cofactor = mode == ACTION ? before[ACTION] : mode == 0 ? after : before[mode] * after;
+          if (mode != ACTION) after = after * *f[mode];
+          if (mode < FROM || mode >= TO) continue;
+          const real amount = NORMALISED ? error / (cofactor.inner(cofactor) + real(1e-3)) : error;
+          const int64_t index = offset[mode] - offset[FIRST_STATE] + (mode == ACTION ? t.action : t.row[mode - FIRST_STATE]);
+          (HAS_TASK && mode == 0 ? own : &shared[index])->add(-scale * amount, cofactor);
         }
       }
       double *out = &sums[(task * pieces + piece) * 3];
@@ -194,21 +176,22 @@ struct Batched {
   }
 
   // One optimiser step on a row: torchq.optim.
-  void descend_row(int64_t index, const real *g, real rate, real correction1, real correction2) {
-    real *f = &values[index * RANK_PADDED], *m = &first[index * RANK_PADDED], *v = &second[index * RANK_PADDED];
+  void descend_row(int64_t index, const Row<RANK> &gradient, real rate, real correction1, real correction2) {
     const real step_size = rate / correction1;
-    for (int k = 0; k < RANK_PADDED; ++k) {
+    for (int i = 0; i < gradient.VECTORS; ++i) {
+      const Vector g = gradient.part[i];
+      Vector &f = values[index].part[i], &m = first[index].part[i], &v = second[index].part[i];
       if (OPTIMIZER == SGD) {
-        f[k] -= rate * g[k];
+        f -= rate * g;
+        continue;
+      }
+      m += (1 - BETA1) * (g - m);
+      if (OPTIMIZER == ADAM) {
+        v = BETA2 * v + (1 - BETA2) * g * g;
+        f -= rate * (m / correction1) / (root(v / correction2) + EPS);
       } else {
-        m[k] += (1 - BETA1) * (g[k] - m[k]);
-        if (OPTIMIZER == ADAM) {
-          v[k] = BETA2 * v[k] + (1 - BETA2) * g[k] * g[k];
-          f[k] -= rate * (m[k] / correction1) / (std::sqrt(v[k] / correction2) + EPS);
-        } else {
-          v[k] = std::max(BETA2 * v[k], std::abs(g[k]) + EPS);
-          f[k] -= step_size * m[k] / v[k];
-        }
+        v = larger(BETA2 * v, larger(g, -g) + EPS);
+        f -= step_size * m / v;
       }
     }
   }
@@ -225,16 +208,14 @@ struct Batched {
   void descend_rows(int mode, int64_t from, int64_t to, int64_t step, const Corrections &corrections) {
     const real rate = a.learning_rate[step], correction1 = corrections.first, correction2 = corrections.second;
     for (int64_t index = from; index < to; ++index) {
-      alignas(64) real g[RANK_PADDED] = {};
+      Row<RANK> g = {};
       if (HAS_TASK && mode == 0) {
         // Tasks of the batch are the rows in order, or the one row named.
         int64_t task = tasks == a.rows[0] ? index : index == run.task_row(0) ? 0 : -1;
-        for (int64_t piece = 0; task >= 0 && piece < pieces; ++piece)
-          for (int k = 0; k < RANK_PADDED; ++k) g[k] += task_gradient[(task * pieces + piece) * RANK_PADDED + k];
+        for (int64_t piece = 0; task >= 0 && piece < pieces; ++piece) g.add(1, task_gradient[task * pieces + piece]);
       } else {
         const int64_t at = offset[mode] - offset[FIRST_STATE] + index;
-        for (int64_t part = 0; part < parts; ++part)
-          for (int k = 0; k < RANK_PADDED; ++k) g[k] += gradient[(part * shared_rows + at) * RANK_PADDED + k];
+        for (int64_t part = 0; part < parts; ++part) g.add(1, gradient[part * shared_rows + at]);
       }
       descend_row(offset[mode] + index, g, rate, correction1, correction2);
     }
@@ -259,11 +240,10 @@ struct Batched {
     int rows[STATE_MODES];
     run.observe(at, rows);
     for (int64_t step = 0; step < a.steps; ++step) {
-      real w[RANK_PADDED], q[ACTIONS_PADDED], uniforms[Env::UNIFORMS + 1];
-      weights(task, rows, w);
-      action_values(w, columns.data(), q);
+      const int action = first_best(action_values(weights(task, rows).data(), columns));
+      real uniforms[Env::UNIFORMS + 1];
       run.draw(task, env, step, EVALUATION_STEP, uniforms);
-      total += run.advance(at, task, first_best(q), uniforms, rows);
+      total += run.advance(at, task, action, uniforms, rows);
     }
     a.total[at] = total;
   }

@@ -65,31 +65,29 @@ static inline void state_rows(const real *observation, int *row) {
   if (JOINT) row[0] = flat;
 }
 
-static inline real inner(const real *x, const real *y) {
-  real lanes[8] = {};
-  for (int k = 0; k < RANK_PADDED; k += 8)
-    for (int lane = 0; lane < 8; ++lane) lanes[lane] = std::fma(x[k + lane], y[k + lane], lanes[lane]);
-  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+// Q(s, ·) = Σₖ w[k] A[·, k], from A with a row for each k, in chains of additions that need not wait for each other.
+static inline Row<ACTIONS> action_values(const real *w, const Row<ACTIONS> *columns) {
+  constexpr int CHAINS = 4;
+  Row<ACTIONS> q[CHAINS] = {};
+  for (int k = 0; k < RANK_PADDED; k += CHAINS)
+#pragma GCC unroll 4
+    for (int chain = 0; chain < CHAINS; ++chain)
+      for (int i = 0; i < q->VECTORS; ++i)
+        q[chain].part[i] = fma(splat(w[k + chain]), columns[k + chain].part[i], q[chain].part[i]);
+  for (int i = 0; i < q->VECTORS; ++i) q->part[i] = (q[0].part[i] + q[1].part[i]) + (q[2].part[i] + q[3].part[i]);
+  for (int action = ACTIONS; action < ACTIONS_PADDED; ++action) q->data()[action] = -INFINITY;
+  return *q;
 }
 
-// Q(s, ·) = Σₖ w[k] A[·, k], from A's columns in rows of their own; [TLR, eq. (4)].
-static inline void action_values(const real *w, const real *columns, real *q) {
-  for (int action = 0; action < ACTIONS_PADDED; ++action) q[action] = 0;
-  for (int k = 0; k < RANK; ++k) {
-    const real *f = columns + k * ACTIONS_PADDED;
-    for (int action = 0; action < ACTIONS_PADDED; ++action) q[action] = std::fma(w[k], f[action], q[action]);
-  }
+static inline real best_value(const Row<ACTIONS> &q) {
+  Vector best = q.part[0];
+  for (int i = 1; i < q.VECTORS; ++i) best = larger(q.part[i], best);
+  return largest(best);
 }
 
-static inline real best_value(const real *q) {
-  real best = q[0];
-  for (int action = 1; action < ACTIONS; ++action) best = std::max(best, q[action]);
-  return best;
-}
-
-static inline int first_best(const real *q) {
+static inline int first_best(const Row<ACTIONS> &q) {
   int best = 0;
-  for (int action = 1; action < ACTIONS; ++action) best = q[action] > q[best] ? action : best;
+  for (int action = 1; action < ACTIONS; ++action) best = q.data()[action] > q.data()[best] ? action : best;
   return best;
 }
 

@@ -84,7 +84,6 @@ struct LazyRow {
 
 // The action mode once more, a row for each k, because action values take all of it: F and m/u, always up to date.
 struct Columns {
-  static constexpr int CHAINS = 4;  // additions that need not wait for each other
   Row<ACTIONS> value[RANK_PADDED] = {}, ratio[RANK_PADDED] = {};
 
   void load(const LazyRow *rows) {
@@ -95,19 +94,6 @@ struct Columns {
         ratio[k].data()[action] = rows[action].ratio.data()[k];
       }
     }
-  }
-
-  // Q(s, ·) = Σₖ w[k] A[·, k]
-  Row<ACTIONS> action_values(const Row<RANK> &w) const {
-    Row<ACTIONS> q[CHAINS] = {};
-    for (int k = 0; k < RANK_PADDED; k += CHAINS)
-#pragma GCC unroll 4
-      for (int chain = 0; chain < CHAINS; ++chain)
-        for (int i = 0; i < q->VECTORS; ++i)
-          q[chain].part[i] = fma(splat(w.data()[k + chain]), value[k + chain].part[i], q[chain].part[i]);
-    for (int i = 0; i < q->VECTORS; ++i) q->part[i] = (q[0].part[i] + q[1].part[i]) + (q[2].part[i] + q[3].part[i]);
-    for (int action = ACTIONS; action < ACTIONS_PADDED; ++action) q[0].data()[action] = -INFINITY;
-    return q[0];
   }
 
   // One update, after that of the row of the action taken.
@@ -123,12 +109,6 @@ struct Columns {
       }
   }
 };
-
-static inline real best_value(const Row<ACTIONS> &q) {
-  Vector best = q.part[0];
-  for (int i = 1; i < q.VECTORS; ++i) best = larger(q.part[i], best);
-  return largest(best);
-}
 
 // The factors of one run.
 struct Online {
@@ -190,7 +170,7 @@ struct Online {
     chosen->catch_up(decay, update - 1);
     real first_error = 0;
     for (int mode = 0; mode < MODES; ++mode) {
-      const real target = reward + a.gamma * best_value(columns.action_values(product(next)));
+      const real target = reward + a.gamma * best_value(action_values(product(next).data(), columns.value));
       const Row<RANK> w = product(here);
       const real error = target - w.inner(chosen->value);
       if (mode == 0) first_error = error;
@@ -212,7 +192,7 @@ struct Online {
     run.words(0, 0, step, EXPLORATION, 0, bits);
     if (uniform(bits[0]) < a.epsilon[step]) return random_action(bits[1]);
     for (int mode = 0; mode < ACTION; ++mode) here[mode]->catch_up(decay, update);
-    return first_best(columns.action_values(product(here)).data());
+    return first_best(action_values(product(here).data(), columns.value));
   }
 
   void train(const Run &run) {

@@ -18,8 +18,8 @@ typedef REAL real;
 namespace {
 
 #include ENVIRONMENT
-#include "common.h"
 #include "vectors.h"
+#include "common.h"
 #include "batched.h"
 #include "online.h"
 

@@ -9,6 +9,11 @@ static inline Vector fma(Vector x, Vector y, Vector z) {
   return z;
 }
 
+static inline Vector root(Vector x) {
+  for (int lane = 0; lane < 8; ++lane) x[lane] = std::sqrt(x[lane]);
+  return x;
+}
+
 static inline Vector larger(Vector x, Vector y) { return x > y ? x : y; }
 
 static inline Vector smaller(Vector x, Vector y) { return x < y ? x : y; }
@@ -35,6 +40,10 @@ template <int SIZE> struct Row {
     Row product;
     for (int i = 0; i < VECTORS; ++i) product.part[i] = part[i] * other.part[i];
     return product;
+  }
+
+  void add(real amount, const Row &other) {
+    for (int i = 0; i < VECTORS; ++i) part[i] = fma(splat(amount), other.part[i], part[i]);
   }
 
   real inner(const Row &other) const {
