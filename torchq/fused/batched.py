@@ -23,7 +23,7 @@ from torchq.optim import Moments
 from torchq.protocols import Tables
 from torchq.rollout import Problem, Statistics
 
-_LANES, _BLOCKS = 64, 1024
+_LANES, _BLOCKS, _TILE = 64, 1024, 64
 
 
 class BatchedProgram:
@@ -70,7 +70,7 @@ class BatchedProgram:
         own_rank = {name: compiled[name] for name in ("RANK", "RANK_P", "enable_fp_fusion")}
         steps = len(rates.epsilon)
         for number in range(steps):
-            batched_kernels.play[(blocks, programs)](
+            batched_kernels.play[(programs * blocks,)](
                 tuple(factors), tuple(fields.values()), columns, problem.seeds, names, self._weights, shared, by_task,
                 sums, rates.epsilon, clock, number, groups, self.learner.num_tasks, envs, pieces, chunks, blocks,
                 problem.gamma, SHARED_ROWS=shared_rows, LANES=lanes, LEARN=int(updates), **compiled,
@@ -78,10 +78,11 @@ class BatchedProgram:
             first_row = 0
             for mode, size in enumerate(sizes if updates else ()):
                 tasked = bool(has_task) and mode == 0
-                batched_kernels.descend[(size, programs)](
+                parts = pieces if tasked else blocks
+                batched_kernels.descend[(programs * size,)](
                     factors[mode], ones[mode], twos[mode], by_task if tasked else shared, rates.learning_rate,
-                    learner.num_updates, number, first_row, size, pieces if tasked else blocks, shared_rows,
-                    BY_TASK=tasked, **own_rank,
+                    learner.num_updates, number, first_row, size, parts, shared_rows,
+                    BY_TASK=tasked, TILE=min(_TILE, power_of_two(parts)), **own_rank,
                 )  # fmt: skip
                 first_row += 0 if tasked else size
         after = LowRankState(
@@ -101,9 +102,10 @@ def greedy(problem: Problem, tasks: Any, learner: LowRankState, env: Any, first:
     runs, num_tasks, envs = env.elapsed.shape
     total = torch.empty(env.elapsed.shape, device=problem.seeds.device, dtype=problem.dtype)
     lanes = min(_LANES, power_of_two(envs))
-    batched_kernels.greedy[(-(-envs // lanes), runs * num_tasks)](
+    pieces = -(-envs // lanes)
+    batched_kernels.greedy[(runs * num_tasks * pieces,)](
         tuple(factors), tuple(factor.shape[1] for factor in factors), tuple(fields.values()), columns, problem.seeds,
-        total, counter(first, problem.seeds.device), problem.env.episode_length, num_tasks, envs,
+        total, counter(first, problem.seeds.device), problem.env.episode_length, num_tasks, envs, pieces,
         LANES=lanes, **constants(problem, len(fields), columns.shape[1]),
     )  # fmt: skip
     return total

@@ -96,13 +96,13 @@ def play(
 ):  # fmt: skip
     """One step of all environments, the `number`-th from `first_step`; with LEARN the sums of their semi-gradients.
 
-    Programs are (block, run · group); a block takes every `num_blocks`-th chunk of its run, a chunk up to LANES
-    environments of one task. Buffers: shared (programs, blocks, SHARED_ROWS, RANK), own (programs, chunks, RANK), sums
-    (programs, chunks, 3).
+    Programs are (run · group, block), flat, for only a grid's first axis is long. A block takes every `num_blocks`-th
+    chunk of its run, a chunk up to LANES environments of one task. Buffers: shared (programs, blocks, SHARED_ROWS,
+    RANK), own (programs, chunks, RANK), sums (programs, chunks, 3).
     """
     ACTION: tl.constexpr = MODES - 1
-    block = tl.program_id(0)
-    program = tl.program_id(1).to(tl.int64)
+    block = tl.program_id(0) % num_blocks
+    program = (tl.program_id(0) // num_blocks).to(tl.int64)
     group, now = program % num_groups, tl.load(first_step) + number
     seed = tl.load(seed_numbers + program // num_groups).to(tl.uint64)
     threshold = tl.load(epsilon + number)
@@ -190,25 +190,27 @@ def play(
         tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(do_not_specialize=["number", "first_row", "num_rows", "num_parts", "part_rows"])
 def descend(
     factor, first, second, buffer, learning_rate, num_updates, number, first_row, num_rows, num_parts, part_rows,
-    RANK: tl.constexpr, RANK_P: tl.constexpr, BY_TASK: tl.constexpr,
+    RANK: tl.constexpr, RANK_P: tl.constexpr, BY_TASK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Adamax on one factor, the `number`-th time after `num_updates`: programs are (row, run · group).
+    """Adamax on one factor, the `number`-th time after `num_updates`: programs are (run · group, row), flat.
 
     The gradient of a row is the sum over `num_parts` blocks of row `first_row` + row of theirs (buffer (programs,
     parts, part_rows, RANK)); with BY_TASK over the row's own chunks (buffer (programs, rows · parts, RANK)).
     """
-    row = tl.program_id(0)
-    program = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) % num_rows
+    program = (tl.program_id(0) // num_rows).to(tl.int64)
     k = tl.arange(0, RANK_P)
     g = tl.zeros([RANK_P], factor.dtype.element_ty)
-    for part in range(num_parts):
+    for start in range(0, num_parts, TILE):
+        part = start + tl.arange(0, TILE)[:, None]
         at = (program * num_parts + part) * part_rows + first_row + row
         if BY_TASK:
             at = (program * num_rows + row) * num_parts + part
-        g += tl.load(buffer + at * RANK + k, mask=k < RANK, other=0.0)
+        inside = (part < num_parts) & (k[None, :] < RANK)
+        g += tl.sum(tl.load(buffer + at * RANK + k[None, :], mask=inside, other=0.0), axis=0)
     count = (tl.load(num_updates) + number + 1).to(g.dtype)
     step_size = tl.load(learning_rate + number) / (1.0 - tl.exp2(count * -0.15200309344504997))  # 0.9 to the count
     place = (program * num_rows + row) * RANK + k
@@ -224,20 +226,21 @@ def descend(
 
 @triton.jit
 def greedy(
-    factors, factor_groups, state, parameters, seed_numbers, total, first_step, num_steps, num_tasks, num_envs,
+    factors, factor_groups, state, parameters, seed_numbers, total,
+    first_step, num_steps, num_tasks, num_envs, num_pieces,
     OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
     SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
     DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
     RANK: tl.constexpr, RANK_P: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Undiscounted returns of whole greedy episodes: programs are (LANES environments, run · task).
+    """Undiscounted returns of whole greedy episodes: programs are (run · task, LANES environments), flat.
 
     `factor_groups` is 1 for each mode that tasks share and their number for the others.
     """
     ACTION: tl.constexpr = MODES - 1
-    program = tl.program_id(1).to(tl.int64)
+    program = (tl.program_id(0) // num_pieces).to(tl.int64)
     run, task = program // num_tasks, program % num_tasks
-    env = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    env = (tl.program_id(0) % num_pieces) * LANES + tl.arange(0, LANES)
     inside = env < num_envs
     at = program * num_envs + env
     seed, begun = tl.load(seed_numbers + run).to(tl.uint64), tl.load(first_step)
