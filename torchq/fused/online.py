@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -64,9 +65,12 @@ def constants(problem: Problem, num_fields: int, num_parameters: int) -> dict[st
     }  # fmt: skip
 
 
-def own(tensors: Any) -> list[Tensor]:
-    """Copies for a kernel to change."""
-    return [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]
+def own(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Copies for a kernel to change, made in one launch."""
+    given = list(tensors)
+    copies = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in given]
+    torch._foreach_copy_(copies, given)
+    return copies
 
 
 def own_moments(learner: LowRankState) -> tuple[list[Tensor], list[Tensor]]:
@@ -122,7 +126,8 @@ class OnlineProgram:
 
         problem, sweeps, sizes = self.problem, self.learner.num_sweeps, self.learner.sizes
         device, steps = problem.seeds.device, len(rates.epsilon)
-        numbers = torch.arange(self.learner.num_tasks, device=device) if task is None else task
+        # A tensor of its own, for kernels are compiled anew for a slice that is aligned otherwise.
+        numbers = torch.arange(self.learner.num_tasks, device=device) if task is None else task.clone()
         assert len(numbers) == 1 or self.learner.groups == self.learner.num_tasks
         factors, (ones, twos), fields = own(learner.factors), own_moments(learner), own_fields(env)
         columns = parameters(tasks)
