@@ -59,6 +59,7 @@ print("equal")
         ("stlrq", "pendulum", "paper", "float64", {"num_tasks": 2, "task_weights": (1.0, 0.5)}),
         ("lrq", "wireless", "paper", "float64", {"num_tasks": 2, "lrq_convention": "matched-epsilon-one-update"}),
         ("stlrq", "pendulum", "default", "float64", {"num_tasks": 2, "num_envs": 70, "task_weights": (1.0, 0.5)}),
+        ("stlrq", "pendulum", "default", "float64", {"num_tasks": 5, "num_envs": 3}),
         ("clrq", "wireless", "default", "float32", {"num_tasks": 2, "num_envs": 3}),
     ],
 )

@@ -58,14 +58,15 @@ class BatchedProgram:
         columns, clock = parameters(tasks), counter(first, device)
         names = torch.arange(self.learner.num_tasks, device=device)
         lanes = min(_LANES, power_of_two(envs))
-        pieces = -(-envs // lanes)
-        chunks, programs = self.learner.num_tasks // groups * pieces, len(problem.seeds) * groups
+        pieces, num_tasks = -(-envs // lanes), self.learner.num_tasks // groups
+        together = 1 if pieces > 1 else min(_LANES // lanes, power_of_two(num_tasks))
+        chunks, programs = -(-num_tasks // together) * pieces, len(problem.seeds) * groups
         blocks = min(chunks, _BLOCKS)
         has_task = int(self.learner.has_task_mode)
         shared_rows = sum(sizes[has_task:])
         shared = torch.empty(programs, blocks, shared_rows, rank, device=device, dtype=dtype)
-        by_task = torch.empty(programs, chunks, rank, device=device, dtype=dtype)
-        sums = torch.zeros(programs, chunks, 3, device=device, dtype=dtype)
+        by_task = torch.empty(programs, chunks * together, rank, device=device, dtype=dtype)
+        sums = torch.zeros(programs, chunks * together, 3, device=device, dtype=dtype)
         compiled = constants(problem, len(fields), columns.shape[1])
         own_rank = {name: compiled[name] for name in ("RANK", "RANK_P", "enable_fp_fusion")}
         steps = len(rates.epsilon)
@@ -73,7 +74,7 @@ class BatchedProgram:
             batched_kernels.play[(programs * blocks,)](
                 tuple(factors), tuple(fields.values()), columns, problem.seeds, names, self._weights, shared, by_task,
                 sums, rates.epsilon, clock, number, groups, self.learner.num_tasks, envs, pieces, chunks, blocks,
-                problem.gamma, SHARED_ROWS=shared_rows, LANES=lanes, LEARN=int(updates), **compiled,
+                problem.gamma, SHARED_ROWS=shared_rows, TASKS=together, ENVS=lanes, LEARN=int(updates), **compiled,
             )  # fmt: skip
             first_row = 0
             for mode, size in enumerate(sizes if updates else ()):
@@ -81,14 +82,16 @@ class BatchedProgram:
                 parts = pieces if tasked else blocks
                 batched_kernels.descend[(programs * size,)](
                     factors[mode], ones[mode], twos[mode], by_task if tasked else shared, rates.learning_rate,
-                    learner.num_updates, number, first_row, size, parts, shared_rows,
+                    learner.num_updates, number, first_row, size, parts,
+                    chunks * together if tasked else shared_rows,
                     BY_TASK=tasked, TILE=min(_TILE, power_of_two(parts)), **own_rank,
                 )  # fmt: skip
                 first_row += 0 if tasked else size
         after = LowRankState(
             tuple(factors), tuple(map(Moments, ones, twos)), learner.num_updates + int(updates) * steps
         )
-        totals = sums.view(*statistics.reward.shape, pieces, 3).sum(-2) / envs
+        seen = sums[:, : num_tasks * pieces].reshape(*statistics.reward.shape, pieces, 3)
+        totals = seen.sum(-2) / envs
         news = (totals[..., 0], episodes_ended(problem, env, steps), totals[..., 1], totals[..., 2])
         moved = env._replace(elapsed=env.elapsed + steps, **fields)
         return after, moved, Statistics(*(old + new for old, new in zip(statistics, news, strict=True)))

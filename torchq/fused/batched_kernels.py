@@ -85,6 +85,12 @@ def _parameter(parameters, task, NUMBER: tl.constexpr, PARAMETERS: tl.constexpr)
     return tl.load(parameters + task * PARAMETERS)
 
 
+@triton.jit
+def _by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
+    # Sums over the environments of each task of a chunk.
+    return tl.sum(tl.reshape(values, (TASKS, ENVS)), axis=1)
+
+
 @triton.jit(do_not_specialize=["number"])
 def play(
     factors, state, parameters, seed_numbers, task_numbers, task_weights, shared, own, sums, epsilon,
@@ -92,13 +98,15 @@ def play(
     OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
     SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
     DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
-    RANK: tl.constexpr, RANK_P: tl.constexpr, SHARED_ROWS: tl.constexpr, LANES: tl.constexpr, LEARN: tl.constexpr,
+    RANK: tl.constexpr, RANK_P: tl.constexpr, SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr, ENVS: tl.constexpr,
+    LEARN: tl.constexpr,
 ):  # fmt: skip
     """One step of all environments, the `number`-th from `first_step`; with LEARN the sums of their semi-gradients.
 
     Programs are (run · group, block), flat, for only a grid's first axis is long. A block takes every `num_blocks`-th
-    chunk of its run, a chunk up to LANES environments of one task. Buffers: shared (programs, blocks, SHARED_ROWS,
-    RANK), own (programs, chunks, RANK), sums (programs, chunks, 3).
+    chunk of its run, a chunk TASKS tasks with up to ENVS environments each; TASKS is 1 where one has more environments.
+    Buffers: shared (programs, blocks, SHARED_ROWS, RANK), own (programs, chunks · TASKS, RANK), sums (programs,
+    chunks · TASKS, 3).
     """
     ACTION: tl.constexpr = MODES - 1
     block = tl.program_id(0) % num_blocks
@@ -106,7 +114,7 @@ def play(
     group, now = program % num_groups, tl.load(first_step) + number
     seed = tl.load(seed_numbers + program // num_groups).to(tl.uint64)
     threshold = tl.load(epsilon + number)
-    lane = tl.arange(0, LANES)
+    lane, own_task = tl.arange(0, TASKS * ENVS), tl.arange(0, TASKS)
     k = tl.arange(0, RANK_P)
     offset = ()
     for mode in tl.static_range(MODES):
@@ -116,10 +124,10 @@ def play(
         tl.store(base + row * RANK + k, tl.zeros([RANK_P], factors[0].dtype.element_ty), mask=k < RANK)
     tl.debug_barrier()
     for chunk in range(block, num_chunks, num_blocks):
-        task = chunk // num_pieces
-        env = (chunk % num_pieces) * LANES + lane
-        inside = env < num_envs
-        position = group * (num_groups > 1) + task  # in the batch: lrq has one task a program
+        task = (chunk // num_pieces) * TASKS + lane // ENVS
+        env = (chunk % num_pieces) * ENVS + lane % ENVS
+        inside = (env < num_envs) & (task < num_tasks // num_groups)
+        position = tl.where(inside, group * (num_groups > 1) + task, 0)  # in the batch: lrq has one task a program
         name = tl.load(task_numbers + position)
         at = ((program // num_groups) * num_tasks + position) * num_envs + env
         s0 = _field(state, at, inside, 0, FIELDS)
@@ -157,8 +165,9 @@ def play(
             tl.store(state[4] + at, s4, mask=inside)
         o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
         j0, j1, j2, j3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
-        seen = sums + (program * num_chunks + chunk) * 3
-        tl.store(seen, tl.load(seen) + tl.sum(tl.where(inside, reward, 0.0), axis=0))
+        place = program * num_chunks * TASKS + chunk * TASKS + own_task
+        seen = sums + place * 3
+        tl.store(seen, tl.load(seen) + _by_task(tl.where(inside, reward, 0.0), TASKS, ENVS))
         if LEARN:
             following = _products(factors, offset, j0, j1, j2, j3, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
             best, _ = _best(factors, offset, following, ACTION, ACTIONS, RANK, RANK_P)
@@ -174,7 +183,8 @@ def play(
                     cofactor = cofactor * chosen
                 values = amount[:, None] * cofactor
                 if HAS_TASK and mode == 0:
-                    tl.store(own + (program * num_chunks + chunk) * RANK + k, tl.sum(values, axis=0), mask=k < RANK)
+                    summed = tl.sum(tl.reshape(values, (TASKS, ENVS, RANK_P)), axis=1)
+                    tl.store(own + place[:, None] * RANK + k[None, :], summed, mask=k[None, :] < RANK)
                 else:
                     index = action
                     if mode != ACTION:
@@ -182,23 +192,23 @@ def play(
                     # One row after the other, in order: exact in any precision, and no two programs share a row.
                     for row in range(SIZES[mode]):
                         hit = tl.sum(tl.where((index == row)[:, None], values, 0.0), axis=0)
-                        place = base + (first_row + row) * RANK + k
-                        tl.store(place, tl.load(place, mask=k < RANK, other=0.0) + hit, mask=k < RANK)
+                        total = base + (first_row + row) * RANK + k
+                        tl.store(total, tl.load(total, mask=k < RANK, other=0.0) + hit, mask=k < RANK)
                     first_row = first_row + SIZES[mode]
-            tl.store(seen + 1, tl.load(seen + 1) + tl.sum(tl.abs(error), axis=0))
-            tl.store(seen + 2, tl.load(seen + 2) + tl.sum(error * error, axis=0))
+            tl.store(seen + 1, tl.load(seen + 1) + _by_task(tl.abs(error), TASKS, ENVS))
+            tl.store(seen + 2, tl.load(seen + 2) + _by_task(error * error, TASKS, ENVS))
         tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["number", "first_row", "num_rows", "num_parts", "part_rows"])
+@triton.jit(do_not_specialize=["number", "first_row", "num_rows", "num_parts", "stride"])
 def descend(
-    factor, first, second, buffer, learning_rate, num_updates, number, first_row, num_rows, num_parts, part_rows,
+    factor, first, second, buffer, learning_rate, num_updates, number, first_row, num_rows, num_parts, stride,
     RANK: tl.constexpr, RANK_P: tl.constexpr, BY_TASK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Adamax on one factor, the `number`-th time after `num_updates`: programs are (run · group, row), flat.
 
     The gradient of a row is the sum over `num_parts` blocks of row `first_row` + row of theirs (buffer (programs,
-    parts, part_rows, RANK)); with BY_TASK over the row's own chunks (buffer (programs, rows · parts, RANK)).
+    parts, stride, RANK)); with BY_TASK over the row's own chunks (buffer (programs, stride, RANK), rows · parts used).
     """
     row = tl.program_id(0) % num_rows
     program = (tl.program_id(0) // num_rows).to(tl.int64)
@@ -206,9 +216,9 @@ def descend(
     g = tl.zeros([RANK_P], factor.dtype.element_ty)
     for start in range(0, num_parts, TILE):
         part = start + tl.arange(0, TILE)[:, None]
-        at = (program * num_parts + part) * part_rows + first_row + row
+        at = (program * num_parts + part) * stride + first_row + row
         if BY_TASK:
-            at = (program * num_rows + row) * num_parts + part
+            at = program * stride + row * num_parts + part
         inside = (part < num_parts) & (k[None, :] < RANK)
         g += tl.sum(tl.load(buffer + at * RANK + k[None, :], mask=inside, other=0.0), axis=0)
     count = (tl.load(num_updates) + number + 1).to(g.dtype)
