@@ -40,6 +40,7 @@ CASES = {
 @pytest.mark.parametrize(("arguments", "message"), CASES.values(), ids=CASES)
 def test_bad_input_gets_one_line_and_leaves_no_run(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, out, err = command_line(*arguments)
     assert (code, out, err) == (2, "", f"error: {message}\n")
     assert not list(tmp_path.iterdir())

@@ -109,7 +109,8 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     problem = Problem(env, grid, learner, config.gamma, seeds, config.num_envs, dtype)
-    memory.check(config, problem, len(task_list), memory.available(device))
+    free = memory.available(device)
+    memory.check(config, problem, len(task_list), free)
     in_turns = protocols.takes_turns(config, problem)
 
     first = torch.zeros(1, dtype=torch.int64, device=device)
@@ -122,7 +123,7 @@ def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
     playing, task = library.select_tasks(tasks, numbers), numbers if in_turns else None
     chosen = execution.choose(config.engine, problem, playing, state, task, num_steps)
     config = replace(config, engine=chosen.name)
-    memory.check(config, problem, len(task_list), memory.available(device))
+    memory.check(config, problem, len(task_list), free)
 
     def play(state: RunState, episode: int) -> tuple[RunState, Any]:
         if not in_turns:

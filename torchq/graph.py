@@ -29,15 +29,17 @@ def obstacle(device: torch.device) -> str | None:
 
 def capture(body: Callable[[], None]) -> Callable[[], None]:
     """A function that replays what `body` launches on the GPU, after the warm-up that capturing asks for."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    before, stream, graph = torch.cuda.current_stream(), torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(before)
     with torch.cuda.stream(stream):
         for _ in range(2):
             body()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        body()
+    before.wait_stream(stream)
+    try:
+        with torch.cuda.graph(graph):
+            body()
+    finally:
+        torch.cuda.set_stream(before)  # A capture that fails leaves its own.
     return graph.replay
 
 

@@ -67,7 +67,8 @@ class Grid:
     def _dimension_index(x: Tensor, low: float, high: float, size: int) -> Tensor:
         if size == 1:
             return torch.zeros_like(x, dtype=torch.int64)
-        scaled = (x.clamp(low, high) - low) / (high - low) * (size - 1)
+        # By a tensor: CUDA multiplies with the rounded reciprocal of a number, and a tie falls on the other point.
+        scaled = (x.clamp(low, high) - low) / x.new_full((), high - low) * (size - 1)
         return scaled.round().long().clamp(0, size - 1)
 
     def points(self, dimension: int, *, dtype: torch.dtype = torch.float64) -> Float[Tensor, " size"]:

@@ -44,7 +44,13 @@ def needed(config: Config, problem: Problem, num_tasks: int) -> Need:
         entries = num_tasks * math.prod(problem.grid.mode_sizes) * problem.env.num_actions
         row = problem.env.num_actions
     temporary = 0 if config.engine in ("auto", "fused") else row * size
-    return Need(2 * runs * entries * size, runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary))
+    copies, parts = 2, 0
+    if problem.seeds.device.type == "cuda":
+        copies = 6  # Graphs keep buffers of their own.
+        if isinstance(learner, LowRankQ) and config.protocol == "batched":
+            blocks = min(1024, num_tasks // learner.groups * -(-config.num_envs // 16))
+            parts = blocks * learner.groups * sum(problem.grid.mode_sizes) * learner.rank
+    return Need(runs * (copies * entries + parts) * size, runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary))
 
 
 def available(device: torch.device) -> int | None:

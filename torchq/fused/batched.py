@@ -23,7 +23,12 @@ from torchq.optim import Moments
 from torchq.protocols import Tables
 from torchq.rollout import Problem, Statistics
 
-_LANES, _BLOCKS, _TILE = 64, 1024, 64
+_BLOCKS, _TILE = 1024, 64
+
+
+def _lanes(rank: int) -> int:
+    """Transitions that a program handles together: as many as its registers hold."""
+    return max(16, min(64, 2048 // power_of_two(rank)))
 
 
 class BatchedProgram:
@@ -57,9 +62,9 @@ class BatchedProgram:
         factors, (ones, twos), fields = own(learner.factors), own_moments(learner), own_fields(env)
         columns, clock = parameters(tasks), counter(first, device)
         names = torch.arange(self.learner.num_tasks, device=device)
-        lanes = min(_LANES, power_of_two(envs))
+        lanes = min(_lanes(rank), power_of_two(envs))
         pieces, num_tasks = -(-envs // lanes), self.learner.num_tasks // groups
-        together = 1 if pieces > 1 else min(_LANES // lanes, power_of_two(num_tasks))
+        together = 1 if pieces > 1 else min(_lanes(rank) // lanes, power_of_two(num_tasks))
         chunks, programs = -(-num_tasks // together) * pieces, len(problem.seeds) * groups
         blocks = min(chunks, _BLOCKS)
         has_task = int(self.learner.has_task_mode)
@@ -74,7 +79,7 @@ class BatchedProgram:
             batched_kernels.play[(programs * blocks,)](
                 tuple(factors), tuple(fields.values()), columns, problem.seeds, names, self._weights, shared, by_task,
                 sums, rates.epsilon, clock, number, groups, self.learner.num_tasks, envs, pieces, chunks, blocks,
-                problem.gamma, SHARED_ROWS=shared_rows, TASKS=together, ENVS=lanes, LEARN=int(updates), **compiled,
+                SHARED_ROWS=shared_rows, TASKS=together, ENVS=lanes, LEARN=int(updates), **compiled,
             )  # fmt: skip
             first_row = 0
             for mode, size in enumerate(sizes if updates else ()):
@@ -104,7 +109,7 @@ def greedy(problem: Problem, tasks: Any, learner: LowRankState, env: Any, first:
     factors, fields, columns = [f.contiguous() for f in learner.factors], own_fields(env), parameters(tasks)
     runs, num_tasks, envs = env.elapsed.shape
     total = torch.empty(env.elapsed.shape, device=problem.seeds.device, dtype=problem.dtype)
-    lanes = min(_LANES, power_of_two(envs))
+    lanes = min(_lanes(factors[0].shape[-1]), power_of_two(envs))
     pieces = -(-envs // lanes)
     batched_kernels.greedy[(runs * num_tasks * pieces,)](
         tuple(factors), tuple(factor.shape[1] for factor in factors), tuple(fields.values()), columns, problem.seeds,

@@ -94,12 +94,12 @@ def _by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
 @triton.jit(do_not_specialize=["number"])
 def play(
     factors, state, parameters, seed_numbers, task_numbers, task_weights, shared, own, sums, epsilon,
-    first_step, number, num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks, gamma,
+    first_step, number, num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks,
     OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
     SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
     DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
     RANK: tl.constexpr, RANK_P: tl.constexpr, SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr, ENVS: tl.constexpr,
-    LEARN: tl.constexpr,
+    LEARN: tl.constexpr, GAMMA: tl.constexpr,
 ):  # fmt: skip
     """One step of all environments, the `number`-th from `first_step`; with LEARN the sums of their semi-gradients.
 
@@ -154,6 +154,7 @@ def play(
             b4, _, _, _ = _words(seed, now, env, name, 3, 1)
             u4 = _uniform(b4, s0)
         s0, s1, s2, s3, s4, reward = STEP(s0, s1, s2, s3, s4, p0, p1, p2, p3, action, u0, u1, u2, u3, u4)
+        tl.debug_barrier()  # Lanes may load what others are about to overwrite.
         tl.store(state[0] + at, s0, mask=inside)
         if FIELDS > 1:
             tl.store(state[1] + at, s1, mask=inside)
@@ -172,7 +173,7 @@ def play(
             following = _products(factors, offset, j0, j1, j2, j3, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
             best, _ = _best(factors, offset, following, ACTION, ACTIONS, RANK, RANK_P)
             chosen = _gather(factors, offset, action, inside, ACTION, RANK, RANK_P)
-            error = tl.where(inside, reward + gamma * best - tl.sum(weights * chosen, axis=1), 0.0)
+            error = tl.where(inside, reward + GAMMA * best - tl.sum(weights * chosen, axis=1), 0.0)
             amount = -tl.load(task_weights + position) * error
             first_row = 0
             for mode in tl.static_range(MODES):
@@ -241,7 +242,7 @@ def greedy(
     OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
     SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
     DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
-    RANK: tl.constexpr, RANK_P: tl.constexpr, LANES: tl.constexpr,
+    RANK: tl.constexpr, RANK_P: tl.constexpr, LANES: tl.constexpr, GAMMA: tl.constexpr,
 ):  # fmt: skip
     """Undiscounted returns of whole greedy episodes: programs are (run · task, LANES environments), flat.
 

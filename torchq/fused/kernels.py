@@ -157,33 +157,35 @@ def _adamax(
     RANK: tl.constexpr,
     RANK_P: tl.constexpr,
 ):
-    # Dense: every row of the factor moves by its momentum.
-    row, k = tl.arange(0, ROWS_P)[:, None], tl.arange(0, RANK_P)[None, :]
-    at, inside = offset[MODE] + row * RANK + k, (row < ROWS) & (k < RANK)
-    g = tl.where(row == index, gradient[None, :], 0.0)
-    f = tl.load(factors[MODE] + at, mask=inside, other=0.0)
-    m = tl.load(first[MODE] + at, mask=inside, other=0.0)
-    u = tl.load(second[MODE] + at, mask=inside, other=1.0)
-    m = m + 0.1 * (g - m)
-    u = tl.maximum(0.999 * u, tl.abs(g) + 1e-8)
-    tl.store(first[MODE] + at, m, mask=inside)
-    tl.store(second[MODE] + at, u, mask=inside)
-    tl.store(factors[MODE] + at, f - step_size * m / u, mask=inside)
+    # Dense: every row of the factor moves by its momentum, a block of rows at a time.
+    k = tl.arange(0, RANK_P)[None, :]
+    for start in range(0, ROWS, ROWS_P):
+        row = start + tl.arange(0, ROWS_P)[:, None]
+        at, inside = offset[MODE] + row * RANK + k, (row < ROWS) & (k < RANK)
+        g = tl.where(row == index, gradient[None, :], 0.0)
+        f = tl.load(factors[MODE] + at, mask=inside, other=0.0)
+        m = tl.load(first[MODE] + at, mask=inside, other=0.0)
+        u = tl.load(second[MODE] + at, mask=inside, other=1.0)
+        m = m + 0.1 * (g - m)
+        u = tl.maximum(0.999 * u, tl.abs(g) + 1e-8)
+        tl.store(first[MODE] + at, m, mask=inside)
+        tl.store(second[MODE] + at, u, mask=inside)
+        tl.store(factors[MODE] + at, f - step_size * m / u, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_steps"])
 def train(
     factors, first, second, state, parameters, seed_numbers, task_numbers, epsilon, learning_rate, statistics,
-    task_weights, first_step, num_updates, num_steps, num_groups, gamma,
+    task_weights, first_step, num_updates, num_steps, num_groups,
     OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
     SIZES: tl.constexpr, SIZES_P: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
     DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
-    ACTIONS_P: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr, SWEEPS: tl.constexpr,
+    ACTIONS_P: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr, SWEEPS: tl.constexpr, GAMMA: tl.constexpr,
 ):  # fmt: skip
     """Consecutive online steps of one run and task: behaviour, environment, and a Gauss–Seidel sweep over the modes.
 
     Programs are (seed, group). Pointers come as tuples, one per mode or field; `first_step` and `num_updates` point to
-    counters, for each number would be compiled anew; SIZES are the rows of each mode, SIZES_P the next powers of two.
+    counters, for each number would be compiled anew; SIZES are the rows of each mode, SIZES_P those moved together.
     The weight of a task carries the scale of the loss. Statistics: sums of reward, |δ| and δ² per program.
     """
     program = tl.program_id(0).to(tl.int64)
@@ -222,7 +224,7 @@ def train(
         explore, random, _, _ = _draw(seed, now, zero, task, 1, 0)
         w = _weights(factors, offset, i0, i1, i2, i3, task, -1, ACTION, HAS_TASK, RANK, RANK_P)
         q = _action_values(factors, offset, w, ACTION, ACTIONS, ACTIONS_P, RANK, RANK_P)
-        greedy = tl.argmax(q, axis=0, tie_break_left=True)
+        greedy = tl.minimum(tl.argmax(q, axis=0, tie_break_left=True), ACTIONS - 1)  # where all is NaN, too
         drawn = ((random.to(tl.uint64) * ACTIONS) >> 32).to(tl.int32)
         action = tl.where(_uniform(explore, s0) < tl.load(epsilon + step), drawn, greedy)
         u0, u1, u2, u3, u4 = s0, s0, s0, s0, s0
@@ -254,7 +256,7 @@ def train(
                     index = task.to(tl.int32)
                     if not HAS_TASK or mode > 0:
                         index = _pick(i0, i1, i2, i3, mode - HAS_TASK)
-                error = reward + gamma * best - tl.sum(cofactor * own, axis=0)
+                error = reward + GAMMA * best - tl.sum(cofactor * own, axis=0)
                 if mode == 0:
                     reported = tl.where(sweep == 0, error, 0.0)
                     absolute += tl.abs(reported)

@@ -39,11 +39,17 @@ def obstacle(problem: Problem) -> str | None:
         return "blocks of modes need --num-envs 1"
     if learner.update_order == "joint" and learner.num_sweeps != 1:
         return "joint updates need one sweep"
+    if learner.update_order == "joint" and max(problem.grid.mode_sizes) > MAX_ROWS:
+        return f"joint updates need state modes of at most {MAX_ROWS} rows"
     return None
 
 
 STRICT: dict[str, Any] = {"enable_fp_fusion": False}
-"""No fused multiply-adds: a state that is a rounding error off can fall on another grid point than in eager mode."""
+"""No fused multiply-adds: a state that is a rounding error off can fall on another grid point than in eager mode. In
+double precision the rest rounds as in eager mode too; in single, divisions and roots are off by a unit or two."""
+
+_ROWS = 32
+MAX_ROWS = 256
 
 
 def power_of_two(size: int) -> int:
@@ -61,7 +67,7 @@ def constants(problem: Problem, num_fields: int, num_parameters: int) -> dict[st
         "UNIFORMS": env.num_step_uniforms, "SIZES": tuple(learner.sizes), "LOW": tuple(grid.low),
         "HIGH": tuple(grid.high), "GRID": tuple(grid.sizes), "DIMENSIONS": len(grid.sizes), "JOINT": grid.joint,
         "HAS_TASK": int(learner.has_task_mode), "MODES": len(learner.sizes), "ACTIONS": env.num_actions,
-        "RANK": learner.rank, "RANK_P": power_of_two(learner.rank), **STRICT,
+        "RANK": learner.rank, "RANK_P": power_of_two(learner.rank), "GAMMA": problem.gamma, **STRICT,
     }  # fmt: skip
 
 
@@ -136,8 +142,9 @@ class OnlineProgram:
         kernels.train[(runs,)](
             tuple(factors), tuple(ones), tuple(twos), tuple(fields.values()), columns, problem.seeds, numbers,
             rates.epsilon, rates.learning_rate, sums, self._weights[numbers], counter(first, device),
-            learner.num_updates, steps, len(numbers), problem.gamma,
-            SIZES_P=tuple(map(power_of_two, sizes)), ACTIONS_P=power_of_two(problem.env.num_actions), SWEEPS=sweeps,
+            learner.num_updates, steps, len(numbers),
+            SIZES_P=tuple(min(_ROWS, power_of_two(size)) for size in sizes),
+            ACTIONS_P=power_of_two(problem.env.num_actions), SWEEPS=sweeps,
             **constants(problem, len(fields), columns.shape[1]),
         )  # fmt: skip
         after = LowRankState(tuple(factors), tuple(map(Moments, ones, twos)), learner.num_updates + steps * sweeps)

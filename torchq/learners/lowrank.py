@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,9 +29,9 @@ class LowRankState(NamedTuple):
     """Optimiser steps that each factor has taken; int64 of shape ()."""
 
 
-@lru_cache(maxsize=8)
+@cache
 def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A tensor of numbers, made once: while a CUDA graph is captured nothing may be copied to the device."""
+    """A tensor of numbers, made once and kept: a CUDA graph cannot copy it to the device, and goes on reading it."""
     return torch.tensor(values, device=device, dtype=dtype)
 
 
