@@ -25,7 +25,7 @@ from torchq.protocols import Tables
 from torchq.rollout import Statistics
 from torchq.versions import git_commit, versions
 
-REPEATS = 5
+REPEATS, WARM_UP = 5, 5
 STAGES = (("environment", 1.0, False), ("+ act", 0.1, False), ("+ update", 0.1, True))
 
 
@@ -53,8 +53,10 @@ def round_of(experiment: Experiment) -> float:
 
 
 def stages(experiment: Experiment, task: torch.Tensor | None) -> list[float]:
-    """Microseconds per transition of the fused program, stage by stage."""
+    """Microseconds per transition of the fused program, stage by stage, after some rounds of training."""
     problem, state = experiment.problem, experiment.initial_state
+    for episode in range(WARM_UP):
+        state, _ = experiment.play(state, episode)
     program, steps = fused.FusedProgram(problem), problem.env.episode_length
     tasks = experiment.tasks if task is None else envs.select_tasks(experiment.tasks, task)
     nothing = Statistics.zeros(*state.env.elapsed.shape[:2], "cpu", problem.dtype)

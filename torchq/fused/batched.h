@@ -163,15 +163,18 @@ struct Batched {
   }
 
   void accumulate_block(int mode, int64_t part, bool report) {
-    if (!BLOCK_ORDER) return accumulate<0, MODES>(part, report);
-    switch (mode) {
-      case 0: return accumulate<0, 1>(part, report);
-      case 1: return accumulate<1, 2>(part, report);
-      case 2: return accumulate<2, (MODES > 2 ? 3 : 2)>(part, report);
-      case 3: return accumulate<3, (MODES > 3 ? 4 : 3)>(part, report);
-      case 4: return accumulate<4, (MODES > 4 ? 5 : 4)>(part, report);
-      case 5: return accumulate<5, (MODES > 5 ? 6 : 5)>(part, report);
-      default: return;
+    if constexpr (!BLOCK_ORDER) {
+      accumulate<0, MODES>(part, report);
+    } else {
+      switch (mode) {
+        case 0: return accumulate<0, 1>(part, report);
+        case 1: return accumulate<1, 2>(part, report);
+        case 2: return accumulate<2, (MODES > 2 ? 3 : 2)>(part, report);
+        case 3: return accumulate<3, (MODES > 3 ? 4 : 3)>(part, report);
+        case 4: return accumulate<4, (MODES > 4 ? 5 : 4)>(part, report);
+        case 5: return accumulate<5, (MODES > 5 ? 6 : 5)>(part, report);
+        default: return;
+      }
     }
   }
 

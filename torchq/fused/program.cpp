@@ -86,8 +86,11 @@ static void train_in_parts(const Args &a) {
 extern "C" void torchq_train(const Args *args) {
   const Args &a = *args;
   const int64_t batch = a.groups > 1 ? a.envs : a.tasks * a.envs;
-  if (batch == 1 && BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED) train_online(a);
-  else if (a.seeds * a.groups >= a.threads || a.tasks * a.envs < 4 * CHUNK) train_side_by_side(a);
+  constexpr bool LAZY = BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED;
+  if constexpr (LAZY) {
+    if (batch == 1) return train_online(a);
+  }
+  if (a.seeds * a.groups >= a.threads || a.tasks * a.envs < 4 * CHUNK) train_side_by_side(a);
   else train_in_parts(a);
 }
 
