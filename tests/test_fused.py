@@ -16,7 +16,6 @@ from torchq.fused import build
 SHORT = library(episode_length=100)
 CASES = {
     "paper": {"preset": "paper"},
-    "paper, wireless": {"preset": "paper", "env": "wireless"},
     "four sweeps": {"preset": "paper", "env": "wireless", "algo": "lrq"},
     "shared": {"preset": "paper", "algo": "clrq"},
     "one task": {"preset": "paper", "num_tasks": 1},
@@ -26,7 +25,6 @@ CASES = {
         "preset": "paper", "state_modes": "joint", "task_weights": (1.0, 2.0, 3.0, 0.5),
     },
     "paper, sgd": {"preset": "paper", "optimizer": "sgd", "learning_rate": 1e-3},
-    "paper, modes together": {"preset": "paper", "update": "joint"},
     "batched": {},
     "batched, many environments": {"num_envs": 300, "env": "wireless"},
     "batched, many tasks": {"num_tasks": 300, "num_envs": 2, "num_seeds": 1},
