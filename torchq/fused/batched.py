@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +27,35 @@ from torchq.rollout import Problem, Statistics
 _BLOCKS, _TILE = 1024, 64
 
 
+class _Layout(NamedTuple):
+    """How the transitions of a step are shared out."""
+
+    programs: int
+    """Runs, or tasks of runs that share nothing."""
+    envs: int
+    """Environments of a task that are handled together."""
+    pieces: int
+    """Of a task's environments."""
+    tasks: int
+    """Tasks that are handled together; 1 if they come in pieces."""
+    chunks: int
+    """Pieces, or groups of tasks, of a program."""
+    blocks: int
+    """Sums of a program's gradient."""
+
+
 def _lanes(rank: int) -> int:
-    """Transitions that a program handles together: as many as its registers hold."""
+    """Transitions that are handled together: as many as registers hold."""
     return max(16, min(64, 2048 // power_of_two(rank)))
+
+
+def _layout(problem: Problem, learner: LowRankQ) -> _Layout:
+    num_tasks, lanes = learner.num_tasks // learner.groups, _lanes(learner.rank)
+    envs = min(lanes, power_of_two(problem.num_envs))
+    pieces = -(-problem.num_envs // envs)
+    tasks = 1 if pieces > 1 else min(lanes // envs, power_of_two(num_tasks))
+    chunks = -(-num_tasks // tasks) * pieces
+    return _Layout(len(problem.seeds) * learner.groups, envs, pieces, tasks, chunks, min(chunks, _BLOCKS))
 
 
 class BatchedProgram:
@@ -57,46 +84,41 @@ class BatchedProgram:
 
         if task is not None:
             raise NotImplementedError("joint updates of tasks that take turns have no Triton program")
-        problem, groups, sizes, rank = self.problem, self.learner.groups, self.learner.sizes, self.learner.rank
-        device, dtype, envs = problem.seeds.device, problem.dtype, problem.num_envs
+        problem, own_learner, sizes = self.problem, self.learner, self.learner.sizes
         factors, (ones, twos), fields = own(learner.factors), own_moments(learner), own_fields(env)
-        columns, clock = parameters(tasks), counter(first, device)
-        names = torch.arange(self.learner.num_tasks, device=device)
-        lanes = min(_lanes(rank), power_of_two(envs))
-        pieces, num_tasks = -(-envs // lanes), self.learner.num_tasks // groups
-        together = 1 if pieces > 1 else min(_lanes(rank) // lanes, power_of_two(num_tasks))
-        chunks, programs = -(-num_tasks // together) * pieces, len(problem.seeds) * groups
-        blocks = min(chunks, _BLOCKS)
-        has_task = int(self.learner.has_task_mode)
-        shared_rows = sum(sizes[has_task:])
-        shared = torch.empty(programs, blocks, shared_rows, rank, device=device, dtype=dtype)
-        by_task = torch.empty(programs, chunks * together, rank, device=device, dtype=dtype)
-        sums = torch.zeros(programs, chunks * together, 3, device=device, dtype=dtype)
+        columns, clock = parameters(tasks), counter(first, problem.seeds.device)
+        names = torch.arange(own_learner.num_tasks, device=problem.seeds.device)
+        plan, has_task = _layout(problem, own_learner), int(own_learner.has_task_mode)
+        shared_rows, task_rows = sum(sizes[has_task:]), plan.chunks * plan.tasks
+        new = partial(torch.zeros, plan.programs, device=problem.seeds.device, dtype=problem.dtype)
+        shared = new(plan.blocks, shared_rows, own_learner.rank)
+        by_task, sums = new(task_rows, own_learner.rank), new(task_rows, 3)
         compiled = constants(problem, len(fields), columns.shape[1])
         own_rank = {name: compiled[name] for name in ("RANK", "RANK_P", "enable_fp_fusion")}
         steps = len(rates.epsilon)
         for number in range(steps):
-            batched_kernels.play[(programs * blocks,)](
+            batched_kernels.play[(plan.programs * plan.blocks,)](
                 tuple(factors), tuple(fields.values()), columns, problem.seeds, names, self._weights, shared, by_task,
-                sums, rates.epsilon, clock, number, groups, self.learner.num_tasks, envs, pieces, chunks, blocks,
-                SHARED_ROWS=shared_rows, TASKS=together, ENVS=lanes, LEARN=int(updates), **compiled,
+                sums, rates.epsilon, clock, number, own_learner.groups, own_learner.num_tasks, problem.num_envs,
+                plan.pieces, plan.chunks, plan.blocks, SHARED_ROWS=shared_rows, TASKS=plan.tasks, ENVS=plan.envs,
+                LEARN=int(updates), **compiled,
             )  # fmt: skip
             first_row = 0
             for mode, size in enumerate(sizes if updates else ()):
                 tasked = bool(has_task) and mode == 0
-                parts = pieces if tasked else blocks
-                batched_kernels.descend[(programs * size,)](
-                    factors[mode], ones[mode], twos[mode], by_task if tasked else shared, rates.learning_rate,
-                    learner.num_updates, number, first_row, size, parts,
-                    chunks * together if tasked else shared_rows,
-                    BY_TASK=tasked, TILE=min(_TILE, power_of_two(parts)), **own_rank,
+                buffer, parts, stride = (
+                    (by_task, plan.pieces, task_rows) if tasked else (shared, plan.blocks, shared_rows)
+                )
+                batched_kernels.descend[(plan.programs * size,)](
+                    factors[mode], ones[mode], twos[mode], buffer, rates.learning_rate, learner.num_updates, number,
+                    first_row, size, parts, stride, BY_TASK=tasked, TILE=min(_TILE, power_of_two(parts)), **own_rank,
                 )  # fmt: skip
                 first_row += 0 if tasked else size
         after = LowRankState(
             tuple(factors), tuple(map(Moments, ones, twos)), learner.num_updates + int(updates) * steps
         )
-        seen = sums[:, : num_tasks * pieces].reshape(*statistics.reward.shape, pieces, 3)
-        totals = seen.sum(-2) / envs
+        used = own_learner.num_tasks // own_learner.groups * plan.pieces
+        totals = sums[:, :used].reshape(*statistics.reward.shape, plan.pieces, 3).sum(-2) / problem.num_envs
         news = (totals[..., 0], episodes_ended(problem, env, steps), totals[..., 1], totals[..., 2])
         moved = env._replace(elapsed=env.elapsed + steps, **fields)
         return after, moved, Statistics(*(old + new for old, new in zip(statistics, news, strict=True)))
