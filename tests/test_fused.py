@@ -50,7 +50,8 @@ def both(**options):
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_fused_equals_eager_to_rounding_over_200_steps(options):
     eager, program = both(**options, dtype="float64")
-    states = [play(run, 2) for run in (eager, program)]
+    rounds = 1 if "preset" in options else 2  # The paper's four tasks take turns of 100 steps.
+    states = [play(run, rounds) for run in (eager, program)]
     for (name, theirs), ours in zip(flatten(states[0]).items(), flatten(states[1]).values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
     policies = [run.evaluate(states[0].learner, 1) for run in (eager, program)]
