@@ -13,7 +13,7 @@ from pathlib import Path
 SOURCE = Path(__file__).with_name("program.cpp")
 _INCLUDED = tuple(SOURCE.with_name(name) for name in ("common.h", "vectors.h", "batched.h", "online.h"))
 # Strict arithmetic: states that a rounding error apart can fall on two grid points, so environments must round as in
-# eager mode. Fused multiply-adds stand in program.cpp where they matter.
+# eager mode. Fused multiply-adds stand where they are meant.
 _FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno",
     "-fno-trapping-math", "-mprefer-vector-width=512",
