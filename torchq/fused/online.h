@@ -1,6 +1,7 @@
 // The paper's online protocol: one environment, one transition and one Gauss-Seidel sweep of Adamax at a time.
 //
-// Dense Adamax (Kingma and Ba 2015, alg. 2) moves every row at every update, but a transition reads few of them. A row without a gradient moves by
+// Dense Adamax (Kingma and Ba 2015, alg. 2) moves every row at every update, but a transition reads few of them. A row
+// without a gradient moves by
 //     m <- b1 m,  u <- b2 u,  F <- F - c m/u,
 // so r = m/u shrinks by b1/b2 an update, and a row that is read n updates after it was last brought up to date needs
 //     F <- F - r sum_j c_j (b1/b2)^j,  r <- (b1/b2)^n r,  u <- b2^n u,     j = 1..n,
