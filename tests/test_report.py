@@ -1,10 +1,13 @@
 import json
 import shutil
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from problems import command_line
 
+from torchq import report
 from torchq.logging import read_metrics
 from torchq.report import main
 
@@ -122,3 +125,12 @@ def test_a_run_can_be_seen_as_it_stood_earlier(runs, tmp_path):
     code, _, err = evaluate(*arguments, 100)
     assert (code, err.count("\n")) == (2, 1)
     assert "--samples: expected at least 200" in err
+
+
+def test_curves_have_the_shortest_names_that_tell_them_apart():
+    def run(algo, folder):
+        return types.SimpleNamespace(config=types.SimpleNamespace(algo=algo), folder=Path(folder))
+
+    assert report._labels([run("stlrq", "a/x"), run("lrq", "b/x")]) == ["stlrq", "lrq"]
+    assert report._labels([run("lrq", "a/x"), run("lrq", "a/y")]) == ["x", "y"]
+    assert report._labels([run("lrq", "a/x"), run("lrq", "b/x")]) == ["a/x", "b/x"]
