@@ -3,7 +3,7 @@
 import sys
 
 import envs
-from torchq.report import main
+from torchq.cli.evaluate import main
 
 if __name__ == "__main__":
     sys.exit(main(envs))

@@ -3,7 +3,7 @@
 import sys
 
 import envs
-from torchq.cli import main
+from torchq.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main(envs))

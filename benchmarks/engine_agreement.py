@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import envs
-from torchq.cli import main as train
+from torchq.cli.train import main as train
 from torchq.versions import git_commit, versions
 
 NUM_SEEDS, FIRST_SEED = 20, 300

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from torchq import LMIQLayer, LMIQLiLayer
-from torchq.backends import BACKENDS
-from torchq.quadratic import Quadratic
+from torchq.quadratic.backends import BACKENDS
+from torchq.quadratic.forms import Quadratic
 from torchq.versions import git_commit, versions
 
 GAMMA = 0.9

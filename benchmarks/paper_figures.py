@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 import envs
-from torchq import fused
-from torchq.cli import main as train
-from torchq.report import main as report
+from torchq.cli.evaluate import main as report
+from torchq.cli.train import main as train
+from torchq.engines import fused
 from torchq.versions import versions
 
 RUNS = {"pendulum": 100, "wireless": 200}

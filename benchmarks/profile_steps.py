@@ -18,11 +18,11 @@ from dataclasses import replace
 import torch
 
 import envs
-from torchq import fused
-from torchq.experiment import Experiment, prepare
-from torchq.presets import resolve
-from torchq.protocols import Tables
-from torchq.rollout import Statistics
+from torchq.config import resolve
+from torchq.engines import fused
+from torchq.engines.protocols import Tables
+from torchq.engines.rollout import Statistics
+from torchq.runs.experiment import Experiment, prepare
 from torchq.versions import git_commit, versions
 
 REPEATS, WARM_UP = 5, 5

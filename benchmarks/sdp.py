@@ -17,10 +17,12 @@ from pathlib import Path
 import torch
 
 import envs
-from torchq import LMIQL, LMIQLayer, LMIQLi, excitation, quadratic, sdp, study
-from torchq.backends import BACKENDS
-from torchq.lqr import noise_free_problem
-from torchq.quadratic import Sample
+from torchq import LMIQL, LMIQLayer, LMIQLi
+from torchq.quadratic import excitation, forms, sdp
+from torchq.quadratic.backends import BACKENDS
+from torchq.quadratic.forms import Sample
+from torchq.quadratic.lqr import noise_free_problem
+from torchq.runs import study
 from torchq.versions import git_commit, versions
 
 NUM_PROBLEMS = 40
@@ -40,7 +42,7 @@ def recovery() -> list[str]:
         for name, constraint in counts:
             bound = problem.value if constraint == "tot" else torch.zeros_like(problem.value)
             q = learners[name].fit(problem.sample, bound).q
-            recovered = (quadratic.greedy_gain(q) - problem.gain).abs().max() < 1e-3
+            recovered = (forms.greedy_gain(q) - problem.gain).abs().max() < 1e-3
             counts[name, constraint] += int(recovered)
             told[name] += int(constraint == "dev" and not recovered and pessimistic)
     rows = []
@@ -75,7 +77,7 @@ def seconds_per_program() -> list[str]:
         ours, theirs = [], []
         for seed in range(REPEATS + 1):
             sample: Sample = study.dataset(case, seed, size)
-            system = quadratic.residual_system(sample, case.env.gamma)
+            system = forms.residual_system(sample, case.env.gamma)
             ours.append(timed(partial(sdp.solve_relaxation, *system, zero, penalty, 3, 1)))
             theirs.append(timed(partial(layer, *sample, weight)))
         ratio = statistics.median(b / a for a, b in zip(ours[1:], theirs[1:], strict=True))

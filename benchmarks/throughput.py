@@ -24,13 +24,13 @@ import torch
 from reference import transitions_per_second
 
 import envs
-from torchq import engine, evaluation, fused, graph, protocols
-from torchq.experiment import Experiment, prepare
-from torchq.exploration import epsilon_greedy
-from torchq.learners import LowRankQ
-from torchq.presets import resolve
-from torchq.protocols import Tables
-from torchq.rollout import Problem
+from torchq.config import resolve
+from torchq.engines import compiling, evaluation, fused, graph, protocols
+from torchq.engines.protocols import Tables
+from torchq.engines.rollout import Problem
+from torchq.lowrank.exploration import epsilon_greedy
+from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.runs.experiment import Experiment, prepare
 from torchq.versions import git_commit, versions
 
 STAGES = ("environment", "+ act", "+ update")
@@ -106,9 +106,9 @@ def advance(problem: Problem, name: str, stage: str, step: Callable[..., Any]) -
         launches = partial(fused.BatchedProgram(problem).train, updates=updates)
         return graph.GraphProgram(problem, launches, evaluation.greedy_step).train
     if name == "graph":
-        compiled = protocols.stepwise(problem, engine.prepare(step, "compile"))
+        compiled = protocols.stepwise(problem, compiling.prepare(step, "compile"))
         return graph.GraphProgram(problem, compiled, evaluation.greedy_step).train
-    return protocols.stepwise(problem, engine.prepare(step, name))
+    return protocols.stepwise(problem, compiling.prepare(step, name))
 
 
 def measure(env: str, name: str, stage: str, rank: int, batch: int, tasks: int, device: str) -> Cell | None:
@@ -246,7 +246,7 @@ def measure_all(engines: list[str], exponents: list[int], task_counts: list[int]
         for name in engines:
             add("paper", measure_online(env, algo, name, device))
     if device == "cuda":  # On a CPU the order of additions is always the same.
-        with engine.deterministic(True):
+        with compiling.deterministic(True):
             for name in engines:
                 add("deterministic", measure("pendulum", name, update, 8, largest, 4, device))
     return found

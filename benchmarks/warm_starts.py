@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 import envs
-from torchq import engine
-from torchq.cli import main as train
-from torchq.experiment import Experiment, prepare
-from torchq.presets import resolve
-from torchq.study_results import by_samples, read_rows
-from torchq.transfer import start_low_rank
+from torchq.cli.train import main as train
+from torchq.config import resolve
+from torchq.engines import compiling
+from torchq.runs.experiment import Experiment, prepare
+from torchq.runs.study_results import by_samples, read_rows
+from torchq.runs.warm_starts import start_low_rank
 from torchq.versions import git_commit, versions
 
 SEEDS, EPISODES, EVERY = 8, 200, 5
@@ -44,7 +44,7 @@ def cold(**flags: object) -> Experiment:
     """The default stlrq run on the pendulum family."""
     config = replace(resolve("stlrq", "pendulum", "default", {"num_seeds": SEEDS, **flags}), device="cpu")
     experiment = prepare(config, envs)
-    engine.limit_threads(experiment.work)
+    compiling.limit_threads(experiment.work)
     return experiment
 
 

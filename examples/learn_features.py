@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 import envs
-from torchq import LMIQLayer, quadratic, study
-from torchq.quadratic import Quadratic, Sample
+from torchq import LMIQLayer
+from torchq.quadratic import forms
+from torchq.quadratic.forms import Quadratic, Sample
+from torchq.runs import study
 
 RUNS, SAMPLES, STEPS, TEST_EPISODES = 10, 100, 80, 100
 FIRST_FREQUENCY, FIRST_PENALTY = 0.5, 0.3
@@ -45,7 +47,7 @@ def with_features(sample: Sample, frequencies: Tensor) -> Sample:
 def held_out_residual(q: Quadratic, sample: Sample, gamma: float) -> Tensor:
     """Mean |δ| of each run's Q-function on its held-out transitions, (runs,)."""
     return torch.stack([
-        quadratic.bellman_cost(Sample(*(x[i] for x in sample)), gamma, Quadratic(*(x[i] for x in q)))
+        forms.bellman_cost(Sample(*(x[i] for x in sample)), gamma, Quadratic(*(x[i] for x in q)))
         for i in range(RUNS)
     ])  # fmt: skip
 
@@ -55,7 +57,7 @@ def returns(case: study.Case, q: Quadratic, frequencies: Tensor) -> Tensor:
     start = study.draw(1000, 0, study.Purpose.EVALUATION_RESET, 1, TEST_EPISODES, 2)[0]
     state = case.env.place(case.env.exploration_high, start.expand(RUNS, -1, -1, -1))
     noise = study.draw(1000, 0, study.Purpose.EVALUATION_STEP, case.env.episode_length, TEST_EPISODES, 2)
-    gain, total = quadratic.greedy_gain(q), torch.zeros(RUNS, TEST_EPISODES, dtype=torch.float64)
+    gain, total = forms.greedy_gain(q), torch.zeros(RUNS, TEST_EPISODES, dtype=torch.float64)
     for uniforms in noise:
         x = case.env.observe(state)[:, 0]
         control = -(x @ case.design.gain.mT) + features(x, frequencies) @ gain.mT

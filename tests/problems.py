@@ -13,19 +13,19 @@ import jaxtyping
 import torch
 
 import envs
-from torchq.cli import main
-from torchq.experiment import prepare
-from torchq.presets import resolve
+from torchq.cli.train import main
+from torchq.config import resolve
+from torchq.runs.experiment import prepare
 
 ROOT = Path(__file__).parent.parent
 
 START = """
 import sys, torch
 torch.set_num_threads(1)
-import torchq.training
-torchq.training.CHECKPOINT_SECONDS = 0.0
+import torchq.runs.training
+torchq.runs.training.CHECKPOINT_SECONDS = 0.0
 import envs
-from torchq.cli import main
+from torchq.cli.train import main
 sys.exit(main(envs))
 """
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from problems import experiment
 
-from torchq.checkpoint import FORMAT_VERSION, flatten, load_checkpoint, save_checkpoint, unflatten
+from torchq.checkpoint import FORMAT_VERSION, load_checkpoint, save_checkpoint
 from torchq.errors import CheckpointError
+from torchq.tree import flatten, unflatten
 
 
 @pytest.fixture

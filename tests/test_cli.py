@@ -4,10 +4,10 @@ import shutil
 import pytest
 from problems import command_line, library, outcome
 
-import torchq.protocols
+import torchq.engines.protocols
 from torchq.checkpoint import load_checkpoint
-from torchq.presets import resolve
-from torchq.runfolder import claim
+from torchq.config import resolve
+from torchq.runs.folder import claim
 
 GOOD = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds", 1, "--no-optimal", "--device", "cpu")
 
@@ -230,14 +230,14 @@ def test_more_episodes_extend_a_run_to_what_it_would_have_been(tmp_path):
 def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch):
     quiet, stopped = tmp_path / "quiet", tmp_path / "stopped"
     assert command_line(*GOOD, "--episodes", 4, "--out", quiet)[0] == 0
-    original = torchq.protocols.batched_round
+    original = torchq.engines.protocols.batched_round
 
     def interrupt(config, problem, tasks, state, episode, step):
         if episode == 2:
             raise KeyboardInterrupt
         return original(config, problem, tasks, state, episode, step)
 
-    monkeypatch.setattr(torchq.protocols, "batched_round", interrupt)
+    monkeypatch.setattr(torchq.engines.protocols, "batched_round", interrupt)
     with pytest.raises(SystemExit) as stop:
         command_line(*GOOD, "--episodes", 4, "--out", stopped)
     assert stop.value.code == 130

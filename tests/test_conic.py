@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from torchq import conic
-from torchq.conic import Cone
+from torchq.quadratic import conic
+from torchq.quadratic.conic import Cone
 
 CONE = Cone(2, 4, (3, 2))
 ROWS = 2 + 4 + 6 + 3

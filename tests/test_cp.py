@@ -4,7 +4,7 @@ import tensorly
 import torch
 from oracles import accumulate_rows, action_values, q_value
 
-from torchq import cp
+from torchq.lowrank import cp
 
 SIZES = (4, 3, 5, 2)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from problems import experiment, library, play
 
-import torchq.engine
-from torchq import random as counter
+from torchq import philox
+from torchq.engines import compiling
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SHORT = library(episode_length=50)
@@ -28,12 +28,12 @@ def test_a_round_needs_nothing_from_the_device(algo, env, preset):
 def test_integers_and_uniforms_are_those_of_the_cpu(device):
     def draw(where):
         seeds, steps, tasks, envs = (torch.arange(n, device=where) for n in (3, 50, 4, 5))
-        return counter.random_bits(seeds + 2**40, steps, 3, tasks, envs, 7)
+        return philox.random_bits(seeds + 2**40, steps, 3, tasks, envs, 7)
 
     here, there = draw("cpu"), draw(device).cpu()
     assert torch.equal(here, there)
     for dtype in (torch.float32, torch.float64):
-        assert torch.equal(counter.uniform(here, dtype), counter.uniform(draw(device), dtype).cpu())
+        assert torch.equal(philox.uniform(here, dtype), philox.uniform(draw(device), dtype).cpu())
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -59,8 +59,10 @@ def test_factors_of_a_million_tasks_fit_in_a_gigabyte():
 @pytest.mark.parametrize("engine", ["eager", "graph"])
 def test_deterministic_runs_give_the_same_bytes_twice_on_the_gpu(engine, monkeypatch):
     """Joint state modes have 400 rows, which are summed by scatter."""
-    monkeypatch.setattr("torchq.engine.compile_obstacle", lambda device: "shapes are checked in this process")
+    monkeypatch.setattr(
+        "torchq.engines.compiling.compile_obstacle", lambda device: "shapes are checked in this process"
+    )
     options = {"device": "cuda", "state_modes": "joint", "num_envs": 512, "library": SHORT, "engine": engine}
-    with torchq.engine.deterministic(True):
+    with compiling.deterministic(True):
         first, second = (play(experiment("stlrq", "pendulum", **options), 2).learner.factors for _ in range(2))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))

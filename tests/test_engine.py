@@ -7,8 +7,8 @@ import pytest
 import torch
 from problems import ROOT, command_line
 
-import torchq.cli
-from torchq import engine
+import torchq.cli.train
+from torchq.engines import compiling
 from torchq.errors import UsageError
 
 PARITY = """
@@ -16,7 +16,7 @@ import sys, torch
 sys.path[:0] = {paths!r}
 torch.set_num_threads(1)
 from problems import library, play, experiment
-from torchq.checkpoint import flatten
+from torchq.tree import flatten
 options = dict(algo={algo!r}, env="wireless", preset={preset!r}, num_seeds=2, rank=5, dtype="float64",
                library=library(episode_length={length}))
 states = [flatten(play(experiment(**options, engine=name), 1)) for name in ("eager", "compile")]
@@ -38,14 +38,14 @@ FINE, NOT_HERE = {"fused": lambda: None, "graph": lambda: None}, {"fused": lambd
 
 def test_auto_takes_the_fastest_for_long_runs_only():
     cpu = torch.device("cpu")
-    assert engine.choose("auto", cpu, 100, FINE) == "eager"
-    assert engine.choose("auto", cpu, 10**6, FINE) == "fused"
-    assert engine.choose("auto", cpu, 10**6, {**FINE, "fused": lambda: "no"}) == "graph"
-    assert engine.choose("auto", cpu, 10**6, NOT_HERE) == "compile"
-    assert engine.choose("eager", cpu, 10**6, FINE) == "eager"
-    assert engine.choose("fused", cpu, 1, FINE) == "fused"
+    assert compiling.choose("auto", cpu, 100, FINE) == "eager"
+    assert compiling.choose("auto", cpu, 10**6, FINE) == "fused"
+    assert compiling.choose("auto", cpu, 10**6, {**FINE, "fused": lambda: "no"}) == "graph"
+    assert compiling.choose("auto", cpu, 10**6, NOT_HERE) == "compile"
+    assert compiling.choose("eager", cpu, 10**6, FINE) == "eager"
+    assert compiling.choose("fused", cpu, 1, FINE) == "fused"
     with pytest.raises(UsageError, match=r"--engine: graph does not work here \(no GPU\); use auto"):
-        engine.choose("graph", cpu, 10**6, NOT_HERE)
+        compiling.choose("graph", cpu, 10**6, NOT_HERE)
 
 
 def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):
@@ -54,19 +54,19 @@ def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.warns(UserWarning, match=r"the engine is eager \(no compiler found\)$"):
-        assert engine.choose("auto", torch.device("cpu"), 10**6, NOT_HERE) == "eager"
+        assert compiling.choose("auto", torch.device("cpu"), 10**6, NOT_HERE) == "eager"
     with pytest.raises(UsageError, match=r"--engine: compile does not work here \(no compiler found\); use auto"):
-        engine.choose("compile", torch.device("cpu"), 1, NOT_HERE)
+        compiling.choose("compile", torch.device("cpu"), 1, NOT_HERE)
 
 
 def test_deterministic_runs_ask_pytorch_for_a_fixed_order(tmp_path, monkeypatch):
-    seen, original = [], torchq.cli.train
+    seen, original = [], torchq.cli.train.train
 
     def watched(*given, **options):
         seen.append(torch.are_deterministic_algorithms_enabled())
         return original(*given, **options)
 
-    monkeypatch.setattr(torchq.cli, "train", watched)
+    monkeypatch.setattr(torchq.cli.train, "train", watched)
     quick = ("--algo", "stlrq", "--num-seeds", 1, "--episodes", 1, "--no-optimal", "--no-progress")
     for name, flags in (("plain", ()), ("fixed", ("--deterministic",))):
         code, _, err = command_line(*quick, *flags, "--out", tmp_path / name)

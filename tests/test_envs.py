@@ -8,13 +8,13 @@ from gymnasium.utils.env_checker import check_env
 
 import envs
 from envs.pendulum import PendulumState
-from torchq import random as counter
+from torchq import philox
 
 
 def uniforms(shape, step=0, count=1):
     seeds, tasks, copies = (torch.arange(n) for n in shape)
-    bits = counter.random_bits(seeds, torch.tensor([step]), 0, tasks, copies, count)[0]
-    return counter.uniform(bits, torch.float64)
+    bits = philox.random_bits(seeds, torch.tensor([step]), 0, tasks, copies, count)[0]
+    return philox.uniform(bits, torch.float64)
 
 
 def test_pendulum_steps_agree_with_gymnasium_from_the_same_state(generator):

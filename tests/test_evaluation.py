@@ -1,7 +1,7 @@
 import torch
 from problems import experiment, library, play
 
-from torchq.checkpoint import flatten
+from torchq.tree import flatten
 
 
 def test_evaluation_never_disturbs_training():

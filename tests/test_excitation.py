@@ -4,11 +4,12 @@ import pytest
 import torch
 
 import envs
-from torchq import quadratic, study
-from torchq.excitation import diagnose, excitation, explain, least_squares_iteration
-from torchq.learners import LMIQL
-from torchq.lqr import noise_free_problem
-from torchq.quadratic import Sample
+from torchq.quadratic import forms
+from torchq.quadratic.excitation import diagnose, excitation, explain, least_squares_iteration
+from torchq.quadratic.forms import Sample
+from torchq.quadratic.lmi_ql import LMIQL
+from torchq.quadratic.lqr import noise_free_problem
+from torchq.runs import study
 
 NAMES = ("θ", "ω", "sin θ")
 GAMMA = 0.97
@@ -64,7 +65,7 @@ def test_a_pessimistic_baseline_explains_why_dev_fails():
     for seed in range(12):
         problem = noise_free_problem(seed)
         q = LMIQL(0.95, "data").fit(problem.sample, torch.zeros_like(problem.value)).q
-        if (quadratic.greedy_gain(q) - problem.gain).abs().max() > 1e-3:
+        if (forms.greedy_gain(q) - problem.gain).abs().max() > 1e-3:
             lost += 1
             told += any("V_b seems pessimistic" in s for s in diagnose(problem.sample, 0.95, constraint="dev"))
         assert not any("pessimistic" in s for s in diagnose(problem.sample, 0.95, constraint="tot"))
@@ -75,7 +76,7 @@ def test_a_pessimistic_baseline_explains_why_dev_fails():
 def test_least_squares_iteration_finds_riccatis_gain_without_noise():
     problem = noise_free_problem(3)
     q = least_squares_iteration(problem.sample, 0.95)
-    torch.testing.assert_close(quadratic.greedy_gain(q), problem.gain, atol=1e-9, rtol=0)
+    torch.testing.assert_close(forms.greedy_gain(q), problem.gain, atol=1e-9, rtol=0)
 
 
 def test_a_q_that_is_not_concave_in_the_control_is_named(sample):

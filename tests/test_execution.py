@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import experiment
 
-from torchq import execution, fused
+from torchq.engines import fused, select
 from torchq.errors import UsageError
 
 LONG = {"algo": "stlrq", "env": "pendulum", "episodes": 20_000, "num_seeds": 2}
@@ -45,6 +45,6 @@ def test_the_trial_leaves_the_state_alone():
 
 def test_large_batches_are_not_tried(monkeypatch):
     run = experiment(**LONG, engine="eager")
-    monkeypatch.setattr(execution, "_LARGEST_TRIAL", 10)
-    never = execution.Execution("never", lambda *given: pytest.fail("played"), lambda *given: pytest.fail("played"))
-    assert execution.disagreement(never, run.problem, run.tasks, run.initial_state, None) is None
+    monkeypatch.setattr(select, "_LARGEST_TRIAL", 10)
+    never = select.Execution("never", lambda *given: pytest.fail("played"), lambda *given: pytest.fail("played"))
+    assert select.disagreement(never, run.problem, run.tasks, run.initial_state, None) is None

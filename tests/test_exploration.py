@@ -1,6 +1,6 @@
 import torch
 
-from torchq.exploration import epsilon_greedy, exponential_decay, harmonic_decay
+from torchq.lowrank.exploration import epsilon_greedy, exponential_decay, harmonic_decay
 
 
 def test_explores_where_the_draw_is_below_epsilon():

@@ -8,10 +8,10 @@ import torch
 from problems import ROOT, experiment, library, play
 
 import envs
-from torchq import fused
-from torchq.checkpoint import flatten
+from torchq.engines import fused
+from torchq.engines.cpu import build
 from torchq.errors import UsageError
-from torchq.fused import build
+from torchq.tree import flatten
 
 SHORT = library(episode_length=100)
 CASES = {
@@ -150,7 +150,7 @@ def test_the_same_random_words_as_torchqs():
 
 
 def test_auto_takes_it_for_long_runs_and_says_so(tmp_path):
-    script = "import sys, envs; from torchq.cli import main; sys.exit(main(envs))"
+    script = "import sys, envs; from torchq.cli.train import main; sys.exit(main(envs))"
     flags = ["--algo", "stlrq", "--episodes", "100", "--num-seeds", "1", "--no-optimal", "--no-progress"]
     command = [sys.executable, "-c", script, *flags, "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from problems import experiment, library, play
 
-from torchq import evaluation, graph, protocols
-from torchq.checkpoint import flatten
+from torchq.engines import evaluation, graph, protocols
 from torchq.errors import UsageError
+from torchq.tree import flatten
 
 SHORT = library(episode_length=60)
 CASES = [
@@ -73,7 +73,9 @@ def test_graphs_divide_an_episode(steps):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("algo", "env", "preset", "options"), CASES)
 def test_graphs_equal_eager_steps_on_the_gpu(algo, env, preset, options, monkeypatch):
-    monkeypatch.setattr("torchq.engine.compile_obstacle", lambda device: "shapes are checked in this process")
+    monkeypatch.setattr(
+        "torchq.engines.compiling.compile_obstacle", lambda device: "shapes are checked in this process"
+    )
     options = {"num_seeds": 2, "dtype": "float64", "library": SHORT, "device": "cuda"} | options
     states = [play(experiment(algo, env, preset, **options, engine=name), 3) for name in ("eager", "graph")]
     for theirs, ours in zip(flatten(states[0]).values(), flatten(states[1]).values(), strict=True):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from torchq.grid import Grid
+from torchq.lowrank.grid import Grid
 
 
 def test_index_rounds_half_to_even():

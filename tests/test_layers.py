@@ -8,10 +8,11 @@ import pytest
 import torch
 from layer_gradients import GAMMA, SAMPLES, SIZES, case, relative_errors
 
-from torchq import LMIQLayer, LMIQLi, LMIQLiLayer, quadratic, sdp
-from torchq.backends import BACKENDS
+from torchq import LMIQLayer, LMIQLi, LMIQLiLayer
 from torchq.errors import SolverError
-from torchq.quadratic import Quadratic, Sample
+from torchq.quadratic import forms, sdp
+from torchq.quadratic.backends import BACKENDS
+from torchq.quadratic.forms import Quadratic, Sample
 
 OWN = BACKENDS[:2]
 
@@ -36,7 +37,7 @@ def test_gradients_into_every_input_equal_finite_differences(kind, backend, size
 def test_layer_equals_the_solver(backend):
     inputs = relaxation_inputs()
     outputs = LMIQLayer(SAMPLES, 3, 1, GAMMA, backend=backend)(*inputs)
-    G, y = quadratic.residual_system(Sample(*inputs[:6]), GAMMA)
+    G, y = forms.residual_system(Sample(*inputs[:6]), GAMMA)
     penalty = 0.05 * torch.eye(3, dtype=torch.float64)
     solution = sdp.solve_relaxation(G, y, torch.zeros(3, 3, dtype=torch.float64), penalty, 3, 1)
     for ours, theirs in zip(outputs, (*solution.q, solution.W), strict=True):
@@ -46,7 +47,7 @@ def test_layer_equals_the_solver(backend):
 @pytest.mark.parametrize("backend", OWN)
 def test_a_layer_fed_its_output_is_the_learner(backend):
     inputs = list(case("lmi-qli", 3, 1).inputs.values())[:6]
-    layer, q = LMIQLiLayer(SAMPLES, 3, 1, GAMMA, backend=backend), quadratic.baseline(3, 1)
+    layer, q = LMIQLiLayer(SAMPLES, 3, 1, GAMMA, backend=backend), forms.baseline(3, 1)
     for _ in range(3):
         q = layer(*inputs, q)
     expected = LMIQLi(GAMMA, 3).fit(Sample(*inputs), torch.zeros(3, 3, dtype=torch.float64)).q
@@ -108,10 +109,10 @@ def test_gradients_descend_through_three_iterations():
     layer = LMIQLiLayer(SAMPLES, 2, 1, GAMMA)
 
     def cost(reward):
-        q = quadratic.baseline(2, 1)
+        q = forms.baseline(2, 1)
         for _ in range(3):
             q = layer(*sample._replace(reward=reward), q)
-        return quadratic.bellman_cost(other, GAMMA, q)
+        return forms.bellman_cost(other, GAMMA, q)
 
     reward = sample.reward.clone().requires_grad_()
     before = cost(reward)
@@ -151,4 +152,4 @@ def test_a_missing_back_end_is_named_with_its_install_command(monkeypatch):
 def test_outputs_are_a_quadratic():
     inputs = list(case("lmi-qli", 2, 1).inputs.values())
     q = LMIQLiLayer(SAMPLES, 2, 1, GAMMA)(*inputs[:6], Quadratic(*inputs[6:]))
-    assert quadratic.greedy_gain(q).shape == (1, 2)
+    assert forms.greedy_gain(q).shape == (1, 2)

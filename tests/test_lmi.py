@@ -5,16 +5,18 @@ import math
 import pytest
 import torch
 
-from torchq import quadratic, sdp
 from torchq.errors import SolverError
-from torchq.learners import LMIQL, LSPI, LMIQLi
-from torchq.lqr import discounted_riccati, noise_free_problem
+from torchq.quadratic import forms, sdp
+from torchq.quadratic.lmi_ql import LMIQL
+from torchq.quadratic.lmi_qli import LMIQLi
+from torchq.quadratic.lqr import discounted_riccati, noise_free_problem
+from torchq.quadratic.lspi import LSPI
 
 GAMMA = 0.95
 
 
 def gain_error(fit, gain):
-    return (quadratic.greedy_gain(fit.q) - gain).abs().max().item()
+    return (forms.greedy_gain(fit.q) - gain).abs().max().item()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -40,7 +42,7 @@ def test_bounds_enclose_the_cost():
     iterated = LMIQLi(GAMMA).fit(noisy, P_b)
     assert fit.lower_bound <= fit.cost + 1e-6
     assert fit.lower_bound <= iterated.cost + 1e-6
-    assert fit.cost == pytest.approx(quadratic.bellman_cost(noisy, GAMMA, fit.q).item())
+    assert fit.cost == pytest.approx(forms.bellman_cost(noisy, GAMMA, fit.q).item())
 
 
 def test_lspi_recovers_the_riccati_gain():
@@ -50,32 +52,32 @@ def test_lspi_recovers_the_riccati_gain():
 
 def test_programs_keep_their_constraints():
     sample, _, P_b = noise_free_problem(2)
-    G, y = quadratic.residual_system(sample, GAMMA)
+    G, y = forms.residual_system(sample, GAMMA)
     solution = sdp.solve_relaxation(G, y, P_b, 0.01 * torch.eye(2, dtype=torch.float64), 2, 1)
     P, S, R = solution.q
     block = torch.cat((torch.cat((solution.W, S), 1), torch.cat((S.T, R), 1)))
     for matrix in (block, P_b - P - solution.W, R - sdp.CONTROL_FLOOR):
         assert torch.linalg.eigvalsh(matrix).min() > -1e-6
-    cost = (G @ torch.cat([quadratic.to_triangle(P), S.flatten(), quadratic.to_triangle(R),
-                           quadratic.to_triangle(solution.W)]) + y).abs().mean()  # fmt: skip
+    cost = (G @ torch.cat([forms.to_triangle(P), S.flatten(), forms.to_triangle(R),
+                           forms.to_triangle(solution.W)]) + y).abs().mean()  # fmt: skip
     assert solution.objective == pytest.approx((cost + 0.01 * solution.W.trace()).item(), abs=1e-6)
 
 
 def test_nan_is_a_solver_error_and_a_fit_falls_back_to_the_baseline():
     sample, _, P_b = noise_free_problem(0)
     sample = sample._replace(reward=sample.reward * math.nan)
-    G, y = quadratic.residual_system(sample, GAMMA)
+    G, y = forms.residual_system(sample, GAMMA)
     with pytest.raises(SolverError, match="expected finite numbers"):
         sdp.solve_relaxation(G, y, P_b, 0 * P_b, 2, 1)
     for learner in (LMIQL(GAMMA), LMIQLi(GAMMA), LSPI(GAMMA)):
         fit = learner.fit(sample, P_b)
         assert fit.failed
-        assert quadratic.greedy_gain(fit.q).abs().max() == 0
+        assert forms.greedy_gain(fit.q).abs().max() == 0
 
 
 def test_a_start_with_an_indefinite_control_block_is_refused():
     sample, _, P_b = noise_free_problem(0)
-    start = quadratic.baseline(2, 1)._replace(R=torch.tensor([[-1.0]], dtype=torch.float64))
+    start = forms.baseline(2, 1)._replace(R=torch.tensor([[-1.0]], dtype=torch.float64))
     with pytest.raises(ValueError, match=r"start: expected R with positive eigenvalues, got \[\[-1.0\]\]"):
         LMIQLi(GAMMA).fit(sample, P_b, start)
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from oracles import Adamax, block_update, joint_update
 
-from torchq.learners import LowRankQ
-from torchq.transitions import Transition
+from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.transitions import Transition
 
 GAMMA = 0.9
 SHAPES = {"per-dimension": (5, 4), "joint": (7,), "four-dimensions": (3, 2, 4, 2)}

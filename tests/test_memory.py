@@ -4,9 +4,9 @@ import pytest
 import torch
 from problems import experiment
 
-from torchq import memory
-from torchq.checkpoint import flatten
 from torchq.errors import UsageError
+from torchq.runs import memory
+from torchq.tree import flatten
 
 
 @pytest.mark.parametrize("options", [

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from torchq import optim
+from torchq.lowrank import optim
 
 REFERENCE = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from problems import experiment
 
-from torchq.presets import from_json, resolve, to_json
-from torchq.protocols import schedule, takes_turns
+from torchq.config import from_json, resolve, to_json
+from torchq.engines.protocols import schedule, takes_turns
 
 
 def test_paper_protocol_is_the_authors():

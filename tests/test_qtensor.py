@@ -9,7 +9,8 @@ from problems import command_line, experiment, library
 from tensorly.decomposition import parafac
 
 from torchq import QTensor
-from torchq.checkpoint import load_checkpoint, unflatten
+from torchq.checkpoint import load_checkpoint
+from torchq.tree import unflatten
 
 SHAPES = [((6,), (3,), ()), ((6,), (3,), (2,)), ((4, 5), (3,), (2,)), ((2, 3, 2), (2, 3), (2, 2))]
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from torchq import lqr, quadratic
-from torchq.quadratic import Quadratic, Sample
+from torchq.quadratic import forms, lqr
+from torchq.quadratic.forms import Quadratic, Sample
 
 
 def random_problem(generator, p=3, m=2, samples=9):
@@ -25,29 +25,29 @@ def value(q, phi, deviation):
 
 
 def pack(q, *more):
-    parts = [quadratic.to_triangle(q.P), q.S.flatten(), quadratic.to_triangle(q.R), *map(quadratic.to_triangle, more)]
+    parts = [forms.to_triangle(q.P), q.S.flatten(), forms.to_triangle(q.R), *map(forms.to_triangle, more)]
     return torch.cat(parts)
 
 
 def test_features_give_the_value(generator):
     q, sample = random_problem(generator)
-    features = quadratic.action_features(sample.phi, sample.deviation)
+    features = forms.action_features(sample.phi, sample.deviation)
     for row, phi, deviation in zip(features, sample.phi, sample.deviation, strict=True):
         torch.testing.assert_close(row @ pack(q), value(q, phi, deviation))
 
 
 def test_packing_is_undone(generator):
     q, _ = random_problem(generator)
-    for ours, theirs in zip(quadratic.unpack(pack(q), 3, 2), q, strict=True):
+    for ours, theirs in zip(forms.unpack(pack(q), 3, 2), q, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
 def test_greedy_control_maximises_the_value(generator):
     q, sample = random_problem(generator)
     for phi in sample.phi:
-        best = quadratic.greedy_gain(q) @ phi
+        best = forms.greedy_gain(q) @ phi
         top = value(q, phi, best)
-        torch.testing.assert_close(top, quadratic.form(phi, q.P + quadratic.coupling(q)))
+        torch.testing.assert_close(top, forms.form(phi, q.P + forms.coupling(q)))
         for _ in range(20):
             assert value(q, phi, best + torch.randn(2, generator=generator, dtype=torch.float64)) < top
 
@@ -56,18 +56,18 @@ def test_residuals_equal_their_definition(generator):
     """With W = S R⁻¹ Sᵀ the relaxed and the fitted system both give eq. (8)."""
     q, sample = random_problem(generator)
     expected = torch.stack([
-        v + value(q, phi, u) - r - 0.9 * (next_v + value(q, next_phi, quadratic.greedy_gain(q) @ next_phi))
+        v + value(q, phi, u) - r - 0.9 * (next_v + value(q, next_phi, forms.greedy_gain(q) @ next_phi))
         for phi, u, r, next_phi, v, next_v in zip(*sample, strict=True)
     ])  # fmt: skip
-    G, y = quadratic.residual_system(sample, 0.9)
-    torch.testing.assert_close(G @ pack(q, quadratic.coupling(q)) + y, expected)
-    G, y = quadratic.fitted_system(sample, 0.9, q)
+    G, y = forms.residual_system(sample, 0.9)
+    torch.testing.assert_close(G @ pack(q, forms.coupling(q)) + y, expected)
+    G, y = forms.fitted_system(sample, 0.9, q)
     torch.testing.assert_close(G @ pack(q) + y, expected)
-    torch.testing.assert_close(quadratic.bellman_cost(sample, 0.9, q), expected.abs().mean())
+    torch.testing.assert_close(forms.bellman_cost(sample, 0.9, q), expected.abs().mean())
 
 
 def test_baseline_has_the_baselines_greedy_control():
-    assert quadratic.greedy_gain(quadratic.baseline(3, 2)).abs().max() == 0
+    assert forms.greedy_gain(forms.baseline(3, 2)).abs().max() == 0
 
 
 def test_scalar_riccati_has_its_closed_form():

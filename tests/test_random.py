@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from torchq.random import Purpose, integers, normal, philox4x32, random_bits, uniform
+from torchq.philox import Purpose, integers, normal, philox4x32, random_bits, uniform
 
 
 def draw(seeds=(0,), steps=(0,), purpose=Purpose.STEP, tasks=(0,), envs=(0,), count=4):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from problems import command_line
 
-from torchq import report
-from torchq.logging import read_metrics
-from torchq.report import main
+from torchq.cli import evaluate as report
+from torchq.cli.evaluate import main
+from torchq.runs.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

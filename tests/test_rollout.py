@@ -5,7 +5,7 @@ import torch
 from problems import experiment, library, play
 
 import envs
-from torchq.checkpoint import flatten
+from torchq.tree import flatten
 
 
 @pytest.mark.parametrize(("algo", "env"), [("stlrq", "wireless"), ("lrq", "gridworld"), ("clrq", "pendulum")])

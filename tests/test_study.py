@@ -8,13 +8,14 @@ import torch
 from problems import command_line, outcome
 
 import envs
-from torchq import lqr, quadratic, study
 from torchq.checkpoint import load_checkpoint
+from torchq.cli.evaluate import main
+from torchq.config import resolve
 from torchq.errors import SolverError
-from torchq.learners import LMIQLi
-from torchq.presets import resolve
-from torchq.report import main
-from torchq.study_results import by_samples, read_rows
+from torchq.quadratic import forms, lqr
+from torchq.quadratic.lmi_qli import LMIQLi
+from torchq.runs import study
+from torchq.runs.study_results import by_samples, read_rows
 
 SMALL = ("--env", "damped-pendulum", "--num-seeds", 2, "--sizes", "10,50")
 
@@ -46,14 +47,14 @@ def test_data_obey_the_dynamics_and_the_exploring_baseline(case):
 def test_baseline_stabilises_but_the_yardstick_is_better(case):
     gaps = []
     for seed in range(10):
-        returns, unstable = study.test_episode(case, [quadratic.baseline(3, 1)], seed)
+        returns, unstable = study.test_episode(case, [forms.baseline(3, 1)], seed)
         assert not unstable.any()
         gaps.append(returns[1] - returns[0])
     assert -0.3 < torch.stack(gaps).median() < 0
 
 
 def test_a_fit_of_the_baseline_repeats_the_baselines_episode(case):
-    returns, _ = study.test_episode(case, [quadratic.baseline(3, 1)], 5)
+    returns, _ = study.test_episode(case, [forms.baseline(3, 1)], 5)
     torch.testing.assert_close(returns[2], returns[1])
 
 
@@ -93,7 +94,7 @@ def test_the_learnt_q_functions_are_kept(tmp_path, case):
     assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
         "learnt.P": (2, 1, 2, 3, 3), "learnt.S": (2, 1, 2, 3, 1), "learnt.R": (2, 1, 2, 1, 1),
     }  # fmt: skip
-    fits = [quadratic.Quadratic(*(tensors[f"learnt.{name}"][1, 0, size] for name in "PSR")) for size in range(2)]
+    fits = [forms.Quadratic(*(tensors[f"learnt.{name}"][1, 0, size] for name in "PSR")) for size in range(2)]
     returns, _ = study.test_episode(case, fits, 1)
     rows = [row for row in read_rows(tmp_path / "metrics.csv") if row.seed == 1]
     assert returns[2:].tolist() == pytest.approx([row.episode_return for row in rows])
@@ -118,14 +119,14 @@ def test_the_linear_quadratic_family_has_riccatis_gain(tmp_path):
         bound = study.value_bound("tot", case.design, 2)
         learnt = LMIQLi(env.gamma, 60).fit(sample, bound).q
         optimal = lqr.discounted_riccati(*env.linearised(task), *env.reward_weights(), env.gamma)[1]
-        torch.testing.assert_close(case.design.gain - quadratic.greedy_gain(learnt), optimal, atol=1e-3, rtol=0)
+        torch.testing.assert_close(case.design.gain - forms.greedy_gain(learnt), optimal, atol=1e-3, rtol=0)
 
 
 def test_failed_solves_are_counted_and_explained(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise SolverError("CLARABEL returned 'infeasible'")
 
-    monkeypatch.setattr("torchq.sdp.solve_fitted", refuse)
+    monkeypatch.setattr("torchq.quadratic.sdp.solve_fitted", refuse)
     code, out, err = command_line("--algo", "lmi-qli", *SMALL, "--sizes", "6,50", "--no-progress", "--out", tmp_path)
     assert (code, err) == (0, "")
     assert "failed 100.0%" in out
@@ -145,7 +146,7 @@ def test_a_baseline_that_does_not_stabilise_is_warned_of(tmp_path, monkeypatch):
 
 
 def test_a_study_resumes_exactly(tmp_path, monkeypatch):
-    import torchq.monte_carlo as module
+    import torchq.runs.monte_carlo as module
 
     arguments = ("--algo", "lspi", *SMALL, "--num-seeds", 3, "--no-progress")
     assert command_line(*arguments, "--out", tmp_path / "quiet")[0] == 0

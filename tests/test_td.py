@@ -1,6 +1,6 @@
 import torch
 
-from torchq import td
+from torchq.lowrank import td
 
 
 def test_error_is_target_minus_prediction():

@@ -11,7 +11,7 @@ from problems import command_line, library, outcome, start_process
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs
-import torchq.training
+import torchq.runs.training
 from torchq.checkpoint import load_checkpoint
 
 SMALL = (
@@ -115,7 +115,7 @@ def test_a_run_killed_at_random_moments_resumes_exactly(tmp_path, arguments):
 
 
 def test_resume_cuts_rows_younger_than_the_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(torchq.training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(torchq.runs.training, "CHECKPOINT_SECONDS", 0.0)
     run(tmp_path / "a")
     run(tmp_path / "b", "--episodes", 6)
     folder = tmp_path / "b"
@@ -153,7 +153,7 @@ class BrokenGridworld(envs.Gridworld):
 
 
 def test_nan_rewards_stop_the_run_and_keep_the_last_good_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(torchq.training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(torchq.runs.training, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(BrokenGridworld, "calls", 0)
     broken = library()
     broken.FAMILIES["gridworld"] = BrokenGridworld

@@ -11,8 +11,8 @@ import torch
 from problems import ROOT, experiment, library, play
 
 import envs
-from torchq.checkpoint import flatten
-from torchq.fused import online
+from torchq.engines.gpu import online
+from torchq.tree import flatten
 
 OTHER = types.SimpleNamespace(**vars(library()))
 OTHER.FAMILIES = {**OTHER.FAMILIES, "pendulum": functools.partial(envs.Pendulum, gravity=9.0)}
@@ -23,9 +23,9 @@ import sys, torch
 sys.path[:0] = {paths!r}
 torch.set_num_threads(1)
 from problems import experiment, library, play
-from torchq import evaluation, fused, graph, protocols
-from torchq.checkpoint import flatten
-from torchq.fused import online
+from torchq.engines import evaluation, fused, graph, protocols
+from torchq.tree import flatten
+from torchq.engines.gpu import online
 def play_again(body):
     body()
     return body
@@ -34,7 +34,7 @@ short = library(episode_length={steps!r})
 graph.MAX_STEPS = 2
 run = experiment({algo!r}, {env!r}, {preset!r}, library=short, rank=5, num_seeds=1, dtype={dtype!r}, **{options!r})
 assert online.obstacle(run.problem) is None, online.obstacle(run.problem)
-from torchq.execution import build
+from torchq.engines.select import build
 engine, state = build(run.problem, "fused", on_gpu=True), run.initial_state
 if protocols.takes_turns(run.config, run.problem):
     state, policy = protocols.turns_round(
@@ -130,9 +130,9 @@ class Compiled:
 
 driver.set_active(AnH100())
 from problems import experiment, library
-from torchq import fused, protocols
-from torchq.fused import batched_kernels, kernels
-kernels.train = Compiled(kernels.train)
+from torchq.engines import fused, protocols
+from torchq.engines.gpu import batched_kernels, online_kernels
+online_kernels.train = Compiled(online_kernels.train)
 batched_kernels.play, batched_kernels.descend = Compiled(batched_kernels.play), Compiled(batched_kernels.descend)
 short = library(episode_length=1)
 for env, preset in (("pendulum", "paper"), ("wireless", "default")):

@@ -8,12 +8,13 @@ import torch
 from problems import command_line
 
 import envs
-from torchq import cp, warmstart
-from torchq.experiment import prepare
-from torchq.monte_carlo import make_cases
-from torchq.presets import resolve
-from torchq.quadratic import Quadratic
-from torchq.transfer import quadratic_starts, start_low_rank
+from torchq.config import resolve
+from torchq.lowrank import cp
+from torchq.quadratic.forms import Quadratic
+from torchq.runs import conversion
+from torchq.runs.experiment import prepare
+from torchq.runs.monte_carlo import make_cases
+from torchq.runs.warm_starts import quadratic_starts, start_low_rank
 
 
 def normal(*shape, seed=0):
@@ -27,14 +28,14 @@ def some_quadratic():
 
 def test_action_values_are_the_quadratic_form():
     q, phi, deviation, value = some_quadratic(), normal(4, 3, seed=2), normal(4, 2, seed=3), normal(4, seed=4)
-    for i, q_value in enumerate(warmstart.action_values(q, phi, deviation, value)):
+    for i, q_value in enumerate(conversion.action_values(q, phi, deviation, value)):
         f, u = phi[i], deviation[i]
         torch.testing.assert_close(q_value, value[i] + f @ q.P @ f + 2 * f @ q.S @ u - u @ q.R @ u)
 
 
 def test_decomposition_finds_a_low_rank_tensor():
     table = cp.dense([normal(size, 4, seed=size) for size in (4, 7, 6, 5)])
-    factors = warmstart.decompose(table, 8)
+    factors = conversion.decompose(table, 8)
     assert [tuple(factor.shape) for factor in factors] == [(4, 8), (7, 8), (6, 8), (5, 8)]
     assert (cp.dense(factors) - table).norm() < 5e-3 * table.norm()
 
@@ -43,7 +44,7 @@ def test_decomposition_has_no_large_components_that_cancel():
     """θ² and its like are sums of few components that ALS alone would make large."""
     x, y, z = torch.linspace(-1, 1, 20).double(), torch.linspace(-1, 1, 15).double(), torch.linspace(-1, 1, 10).double()
     table = -((x[:, None, None] + y[:, None] + 0.5 * z) ** 2)
-    factors = warmstart.decompose(table, 12)
+    factors = conversion.decompose(table, 12)
     assert (cp.dense(factors) - table).norm() < 5e-3 * table.norm()
     sizes = torch.stack([factor.norm(dim=0) for factor in factors]).prod(0)
     assert sizes.sum() < 6 * table.norm()
@@ -51,7 +52,7 @@ def test_decomposition_has_no_large_components_that_cancel():
 
 def test_compression_keeps_order_and_small_values():
     values = torch.tensor([-1e6, -500.0, -100.0, -99.0, 0.0, 3.0], dtype=torch.float64)
-    drawn = warmstart.compress(values, 100.0)
+    drawn = conversion.compress(values, 100.0)
     torch.testing.assert_close(drawn[2:], values[2:])
     assert (drawn.diff() > 0).all()
     assert drawn[0] == pytest.approx(-100 * (1 + 4 * torch.log(torch.tensor(10.0).double()).item()))
@@ -59,11 +60,11 @@ def test_compression_keeps_order_and_small_values():
 
 def test_a_quadratic_is_fitted_exactly_and_its_control_block_kept_positive():
     q, phi, deviation, value = some_quadratic(), normal(60, 3, seed=2), normal(60, 2, seed=3), normal(60, seed=4)
-    found = warmstart.fit_quadratic(warmstart.action_values(q, phi, deviation, value), phi, deviation, value, 1e-4)
+    found = conversion.fit_quadratic(conversion.action_values(q, phi, deviation, value), phi, deviation, value, 1e-4)
     for ours, theirs in zip(found, q, strict=True):
         torch.testing.assert_close(ours, theirs)
-    upside_down = warmstart.action_values(q._replace(R=-q.R), phi, deviation, value)
-    found = warmstart.fit_quadratic(upside_down, phi, deviation, value, 1e-4)
+    upside_down = conversion.action_values(q._replace(R=-q.R), phi, deviation, value)
+    found = conversion.fit_quadratic(upside_down, phi, deviation, value, 1e-4)
     assert torch.linalg.eigvalsh(found.R).min() == pytest.approx(1e-4)
 
 

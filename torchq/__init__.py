@@ -1,10 +1,14 @@
 """Value functions for many related tasks at once: low-rank Q-tensors in PyTorch."""
 
-from torchq.grid import Grid
-from torchq.layers import LMIQLayer, LMIQLiLayer
-from torchq.learners import LMIQL, LSPI, LMIQLi, LowRankQ, TabularQ
-from torchq.qtensor import QTensor
-from torchq.transitions import Transition
+from torchq.lowrank.grid import Grid
+from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.qtensor import QTensor
+from torchq.lowrank.tabular_q import TabularQ
+from torchq.lowrank.transitions import Transition
+from torchq.quadratic.layers import LMIQLayer, LMIQLiLayer
+from torchq.quadratic.lmi_ql import LMIQL
+from torchq.quadratic.lmi_qli import LMIQLi
+from torchq.quadratic.lspi import LSPI
 
 __version__ = "0.1.0"
 

@@ -1,0 +1,230 @@
+"""S-TLR-Q and its two baselines: Q-learning on the factors of a low-rank tensor.
+
+`stlrq` keeps one tensor with a task mode, `lrq` a tensor per task, `clrq` one tensor for all tasks.   [TLR, §III–IV]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchq import philox
+from torchq.lowrank import cp, optim, td
+from torchq.lowrank.optim import Moments
+from torchq.lowrank.transitions import Transition
+
+Sharing = Literal["stlrq", "lrq", "clrq"]
+
+
+class LowRankState(NamedTuple):
+    """Factors in the order task (stlrq only), states, actions, each (seeds, groups, size, rank), and their moments."""
+
+    factors: tuple[Tensor, ...]
+    moments: tuple[Moments, ...]
+    num_updates: Tensor
+    """Optimiser steps that each factor has taken; int64 of shape ()."""
+
+
+@cache
+def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A tensor of numbers, made once and kept: a CUDA graph cannot copy it to the device, and goes on reading it."""
+    return torch.tensor(values, device=device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class LowRankQ:
+    """Semi-gradient Q-learning on the factors of a CP tensor.                        [TLR, eqs. (6), (9), alg. 1]
+
+        δ = r + γ maxₐ Q̂(m, s′, a) − Q̂(m, s, a),   F[i, :] ← F[i, :] + η λ_m δ · ∏ (other visited rows)
+
+    minimising Σ_m λ_m Σₙ ½δ² over the batch; transitions of one batch that visit the same row add up.
+    Differs from the paper: the published curves come from a program that minimises Σ δ² (`loss_scale=2`), takes
+    Adamax steps, and updates one factor after the other with the error recomputed in between (`update_order="block"`).
+
+    Args:
+        sharing: what the tasks have in common, by the name of the method.
+        state_sizes: rows per state mode.
+        action_sizes: rows per action mode.
+        num_tasks: M.
+        rank: K.
+        optimizer: "sgd", "adam" or "adamax".
+        update_order: "joint" moves all factors by one error, "block" one after the other (Gauss–Seidel): task, states,
+            actions.
+        normalised: divide each step by the squared length of its direction (`td.normalised_semi_gradient`).
+        num_sweeps: times that each batch is applied.
+        loss_scale: factor of the loss ½δ².
+        task_weights: λ_m, one per task; () weighs all by 1.
+        init_scale: standard deviation of the initial factors.
+
+    Raises:
+        ValueError: if an argument is none of these.
+    """
+
+    sharing: Sharing
+    state_sizes: tuple[int, ...]
+    action_sizes: tuple[int, ...]
+    num_tasks: int
+    rank: int
+    optimizer: str = "adamax"
+    update_order: Literal["joint", "block"] = "joint"
+    normalised: bool = False
+    num_sweeps: int = 1
+    loss_scale: float = 1.0
+    task_weights: tuple[float, ...] = ()
+    init_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.sharing not in ("stlrq", "lrq", "clrq"):
+            raise ValueError(f"sharing: expected stlrq, lrq or clrq, got {self.sharing!r}")
+        if self.rank < 1 or self.num_tasks < 1:
+            raise ValueError(f"rank, num_tasks: expected at least 1, got {self.rank} and {self.num_tasks}")
+        if self.optimizer not in optim.OPTIMIZERS:
+            raise ValueError(f"optimizer: expected one of {', '.join(optim.OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.update_order not in ("joint", "block"):
+            raise ValueError(f"update_order: expected joint or block, got {self.update_order!r}")
+        if not self.state_sizes or not self.action_sizes or min(*self.state_sizes, *self.action_sizes) < 1:
+            raise ValueError(
+                f"state_sizes, action_sizes: expected sizes of at least 1, got {self.state_sizes}, {self.action_sizes}"
+            )
+        if self.num_sweeps < 1:
+            raise ValueError(f"num_sweeps: expected at least 1, got {self.num_sweeps}")
+        if self.task_weights and len(self.task_weights) != self.num_tasks:
+            raise ValueError(f"task_weights: expected {self.num_tasks} weights, got {len(self.task_weights)}")
+
+    @property
+    def couples_tasks(self) -> bool:
+        """Whether a sample of one task changes the values of another."""
+        return self.sharing != "lrq"
+
+    @property
+    def has_task_mode(self) -> bool:
+        """Whether the first factor is the task factor."""
+        return self.sharing == "stlrq"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of each factor, in the order of the state."""
+        return (*((self.num_tasks,) if self.has_task_mode else ()), *self.state_sizes, *self.action_sizes)
+
+    @property
+    def groups(self) -> int:
+        """Copies of each factor: one per task for `lrq`, else one."""
+        return self.num_tasks if self.sharing == "lrq" else 1
+
+    def init(self, seeds: Tensor, *, device: torch.device | str, dtype: torch.dtype) -> LowRankState:
+        """Normal factors of standard deviation `init_scale`; row i of a task's factor depends on seed, task, row."""
+        seeds = seeds.to(device)
+        groups = torch.arange(self.groups, device=device)
+        factors = []
+        for mode, size in enumerate(self.sizes):
+            rows = torch.arange(size, device=device)
+            step = torch.full((1,), mode, device=device)
+            bits = philox.random_bits(seeds, step, philox.Purpose.INIT, groups, rows, 2 * self.rank)[0]
+            first, second = philox.uniform(bits, torch.float64).chunk(2, dim=-1)
+            factors.append((self.init_scale * philox.normal(first, second)[0]).to(dtype))
+        moments = tuple(optim.init_moments(factor, self.optimizer) for factor in factors)
+        return LowRankState(tuple(factors), moments, torch.zeros((), dtype=torch.int64, device=device))
+
+    def action_values(self, state: LowRankState, index: tuple[Tensor, ...], task: Tensor | None = None) -> Tensor:
+        """Q(s, ·) of all tasks in order, or of the one task named; (seeds, tasks, envs, actions)."""
+        return self._action_values(state.factors, index, task)
+
+    def update(
+        self, state: LowRankState, transition: Transition, learning_rate: Tensor, task: Tensor | None = None
+    ) -> tuple[LowRankState, Tensor]:
+        """State after one batch of transitions of all tasks, or of the one named; and δ before it."""
+        modes = tuple(range(len(self.sizes)))
+        blocks = [(mode,) for mode in modes] if self.update_order == "block" else [modes]
+        first_error = None
+        for _ in range(self.num_sweeps):
+            state = state._replace(num_updates=state.num_updates + 1)
+            for block in blocks:
+                state, error = self._descend(state, transition, learning_rate, task, block)
+                first_error = error if first_error is None else first_error
+        assert first_error is not None
+        return state, first_error
+
+    def snapshot(self, state: LowRankState, task: int) -> LowRankState:
+        """The factors that one task's action values depend on; no moments."""
+        factors = list(state.factors)
+        if self.has_task_mode:
+            factors[0] = factors[0][:, :, task : task + 1]
+        elif self.groups > 1:
+            factors = [factor[:, task : task + 1] for factor in factors]
+        return LowRankState(tuple(factors), (), state.num_updates)
+
+    def join(self, snapshots: list[LowRankState]) -> LowRankState:
+        """A state whose action values of task m are those of snapshots[m]: each task has a group of its own."""
+        columns = list(zip(*(snapshot.factors for snapshot in snapshots), strict=True))
+        factors = [torch.cat(column, dim=1) for column in columns]
+        if self.has_task_mode:
+            factors[0] = torch.cat(columns[0], dim=2)
+        return LowRankState(tuple(factors), (), snapshots[-1].num_updates)
+
+    def _descend(
+        self,
+        state: LowRankState,
+        transition: Transition,
+        learning_rate: Tensor,
+        task: Tensor | None,
+        modes: tuple[int, ...],
+    ) -> tuple[LowRankState, Tensor]:
+        """One optimiser step on some of the factors, all with the same error."""
+        indices = (*transition.state_index, *self._action_indices(transition.action))
+        rows = self._rows(state.factors, indices, task)
+        next_values = self._action_values(state.factors, transition.next_state_index, task)
+        error = td.td_error(cp.entry(rows), transition.reward, transition.discount, next_values)
+        direction = td.normalised_semi_gradient if self.normalised else td.semi_gradient
+        weighted = self._weigh(error, task)
+        step = optim.OPTIMIZERS[self.optimizer]
+        factors, moments = list(state.factors), list(state.moments)
+        for mode in modes:
+            gradient = self._accumulate(direction(weighted, cp.cofactor(rows, mode)), indices, task, mode)
+            factors[mode], moments[mode] = step(
+                factors[mode], gradient, moments[mode], state.num_updates, learning_rate
+            )
+        return LowRankState(tuple(factors), tuple(moments), state.num_updates), error
+
+    def _action_values(self, factors: tuple[Tensor, ...], index: tuple[Tensor, ...], task: Tensor | None) -> Tensor:
+        first_action = len(factors) - len(self.action_sizes)
+        rows = self._rows(factors[:first_action], index, task)
+        return cp.fibre(cp.product(rows), cp.khatri_rao(factors[first_action:]))
+
+    def _rows(self, factors: tuple[Tensor, ...], indices: tuple[Tensor, ...], task: Tensor | None) -> list[Tensor]:
+        if task is not None and not self.couples_tasks:
+            raise ValueError("task: expected None, because the tasks of lrq learn side by side, got a task number")
+        rows = []
+        if self.has_task_mode:
+            table = factors[0][:, 0]
+            rows.append((table if task is None else table.index_select(1, task)).unsqueeze(2))
+            factors = factors[1:]
+        return rows + [cp.rows(factor, index) for factor, index in zip(factors, indices, strict=True)]
+
+    def _accumulate(self, values: Tensor, indices: tuple[Tensor, ...], task: Tensor | None, mode: int) -> Tensor:
+        """Gradient of one whole factor from the gradients of the visited rows."""
+        if not self.has_task_mode:
+            return cp.accumulate_rows(values, indices[mode], self.sizes[mode], self.groups)
+        if mode > 0:
+            return cp.accumulate_rows(values, indices[mode - 1], self.sizes[mode], 1)
+        by_task = values.sum(2).unsqueeze(1)
+        if task is None:
+            return by_task
+        visited = torch.arange(self.num_tasks, device=values.device) == task
+        return torch.where(visited.unsqueeze(-1), by_task, 0.0)
+
+    def _action_indices(self, action: Tensor) -> list[Tensor]:
+        indices = []
+        for size in reversed(self.action_sizes[1:]):
+            indices.append(action % size)
+            action = action // size
+        return [action, *reversed(indices)]
+
+    def _weigh(self, error: Tensor, task: Tensor | None) -> Tensor:
+        if self.task_weights:
+            weights = _constant(self.task_weights, error.device, error.dtype)
+            error = error * (weights if task is None else weights[task]).unsqueeze(-1)
+        return error if self.loss_scale == 1.0 else self.loss_scale * error

@@ -1,0 +1,224 @@
+"""QTensor: the Q-functions of many tasks as one low-rank tensor, as a module for your own PyTorch code."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from torchq.checkpoint import load_checkpoint
+from torchq.errors import CheckpointError
+from torchq.lowrank import cp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tensorly.cp_tensor import CPTensor
+
+
+def _sizes(name: str, sizes: int | Sequence[int], minimum_modes: int) -> tuple[int, ...]:
+    sizes = tuple(map(operator.index, sizes if isinstance(sizes, Iterable) else (sizes,)))
+    if len(sizes) < minimum_modes or any(size < 1 for size in sizes):
+        raise ValueError(f"{name}: expected {minimum_modes} or more sizes of at least 1, got {sizes}")
+    return sizes
+
+
+class QTensor(nn.Module):
+    """Q-functions of many tasks in one tensor of low rank.
+
+        Q[s₁, …, a₁, …, m₁, …] = Σₖ ∏ S_d[s_d, k] · ∏ A_d[a_d, k] · ∏ T_d[m_d, k]      [TLR, eq. (7)]
+
+    The factors are parameters of shape (size, rank), modes in the order states, actions, tasks, so any optimiser of
+    `torch.optim` trains them through `forward`. Indices are int64 tensors of one shape `batch` per mode; a kind of
+    mode that has only one takes its tensor as it is, else a sequence of tensors.
+
+    Args:
+        state_sizes: rows per state mode; one number is a joint state mode.
+        action_sizes: rows per action mode.
+        task_sizes: rows per task mode; () shares everything between all tasks.
+        rank: K ≥ 1.
+        init_scale: standard deviation of the initial factors; default: such that entries have variance 1.
+        generator: source of the initial factors.
+        device: where the factors live.
+        dtype: of the factors.
+
+    Raises:
+        ValueError: if a size or the rank is below 1, or a state or action mode is missing.
+    """
+
+    def __init__(
+        self,
+        state_sizes: int | Sequence[int],
+        action_sizes: int | Sequence[int],
+        task_sizes: int | Sequence[int] = (),
+        *,
+        rank: int,
+        init_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.state_sizes = _sizes("state_sizes", state_sizes, 1)
+        self.action_sizes = _sizes("action_sizes", action_sizes, 1)
+        self.task_sizes = _sizes("task_sizes", task_sizes, 0)
+        if rank < 1:
+            raise ValueError(f"rank: expected at least 1, got {rank}")
+        sizes = (*self.state_sizes, *self.action_sizes, *self.task_sizes)
+        scale = rank ** (-0.5 / len(sizes)) if init_scale is None else init_scale
+        self.factors = nn.ParameterList(
+            scale * torch.randn(size, rank, generator=generator, device=device, dtype=dtype) for size in sizes
+        )
+
+    @property
+    def rank(self) -> int:
+        """Number of components K."""
+        return self.factors[0].shape[1]
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions over all action modes."""
+        return math.prod(self.action_sizes)
+
+    def forward(
+        self,
+        state: Tensor | Sequence[Tensor],
+        action: Tensor | Sequence[Tensor],
+        task: Tensor | Sequence[Tensor] = (),
+    ) -> Float[Tensor, "*batch"]:
+        """Entries Q[s, a, m] of a batch of indices."""
+        rows = [*self._rows("state", state), *self._rows("action", action), *self._rows("task", task)]
+        return cp.entry(rows)
+
+    def action_values(
+        self, state: Tensor | Sequence[Tensor], task: Tensor | Sequence[Tensor] = ()
+    ) -> Float[Tensor, "*batch actions"]:
+        """Action values Q[s, ·, m]; several action modes are flattened, the last one fastest."""
+        weights = cp.product([*self._rows("state", state), *self._rows("task", task)])
+        return weights @ cp.khatri_rao(self._factors("action")).mT
+
+    def greedy_action(
+        self, state: Tensor | Sequence[Tensor], task: Tensor | Sequence[Tensor] = ()
+    ) -> Int[Tensor, "*batch"] | tuple[Int[Tensor, "*batch"], ...]:
+        """First action of largest value: a tensor, or one tensor per mode where there are several action modes."""
+        best = self.action_values(state, task).argmax(-1)
+        if len(self.action_sizes) == 1:
+            return best
+        return torch.unravel_index(best, self.action_sizes)
+
+    def dense(self) -> Tensor:
+        """The whole tensor, shaped (*state_sizes, *action_sizes, *task_sizes)."""
+        return cp.dense(list(self.factors))
+
+    def norm(self) -> Float[Tensor, ""]:
+        """Frobenius norm of the whole tensor, from the factors."""
+        return cp.norm(list(self.factors))
+
+    @torch.no_grad()
+    def rebalance_(self) -> QTensor:
+        """Scale the factors, in place, so that every component's norm is shared equally; the tensor stays."""
+        for factor, balanced in zip(self.factors, cp.rebalance(list(self.factors)), strict=True):
+            factor.copy_(balanced)
+        return self
+
+    def to_cp(self) -> CPTensor:
+        """TensorLy's CPTensor of the same tensor, sharing memory with the parameters (detached)."""
+        return cp.to_tensorly([factor.detach() for factor in self.factors])
+
+    @classmethod
+    def from_cp(
+        cls,
+        cp_tensor: CPTensor | tuple[Tensor | None, list[Tensor]],
+        *,
+        num_state_modes: int,
+        num_action_modes: int = 1,
+    ) -> QTensor:
+        """QTensor from a TensorLy CPTensor; the modes after states and actions are task modes.
+
+        Raises:
+            ValueError: if the CPTensor has fewer modes than states and actions need.
+        """
+        factors = cp.from_tensorly(cp_tensor)
+        sizes = [factor.shape[0] for factor in factors]
+        num_modes = num_state_modes + num_action_modes
+        if len(sizes) < num_modes:
+            raise ValueError(
+                f"cp_tensor: expected at least {num_modes} modes (states, actions, tasks), got {len(sizes)}"
+            )
+        module = cls(
+            sizes[:num_state_modes],
+            sizes[num_state_modes:num_modes],
+            sizes[num_modes:],
+            rank=factors[0].shape[1],
+            generator=torch.Generator(factors[0].device),
+            device=factors[0].device,
+            dtype=factors[0].dtype,
+        )
+        with torch.no_grad():
+            for parameter, factor in zip(module.factors, factors, strict=True):
+                parameter.copy_(factor)
+        return module
+
+    @classmethod
+    def from_run(cls, folder: str | Path, *, run: int = 0, task: int | None = None) -> QTensor:
+        """The Q-tensor that a run folder's checkpoint holds, for stlrq with its task mode.
+
+        Args:
+            folder: the run folder.
+            run: which of the runs side by side, from 0.
+            task: which task's tensor; for lrq, which has one for each.
+
+        Raises:
+            CheckpointError: if there is no checkpoint, or it cannot be read.
+            ValueError: if the run has no Q-tensor, or `run` or `task` do not fit it.
+        """
+        folder = Path(folder)
+        try:
+            algo = json.loads((folder / "config.json").read_bytes())["algo"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"folder: expected a run folder, but {folder} has no config.json to read") from error
+        if algo not in ("stlrq", "lrq", "clrq"):
+            raise ValueError(f"folder: expected a run of stlrq, lrq or clrq, got one of {algo}")
+        loaded = load_checkpoint(folder / "checkpoint", algo)
+        if loaded is None:
+            raise CheckpointError(f"folder: {folder} holds no checkpoint")
+        names = sorted((name for name in loaded[0] if name.startswith("learner.factors.")), key=lambda n: (len(n), n))
+        factors = [loaded[0][name] for name in names]
+        seeds, groups = factors[0].shape[:2]
+        if not 0 <= run < seeds:
+            raise ValueError(f"run: expected a number from 0 to {seeds - 1}, got {run}")
+        if (task is None) != (algo != "lrq") or (task is not None and not 0 <= task < groups):
+            raise ValueError(f"task: expected a number from 0 to {groups - 1} for lrq, else None, got {task}")
+        ordered = [*factors[1:], factors[0]] if algo == "stlrq" else factors
+        num_states = len(factors) - (2 if algo == "stlrq" else 1)
+        return cls.from_cp((None, [factor[run, task or 0] for factor in ordered]), num_state_modes=num_states)
+
+    def extra_repr(self) -> str:
+        """Sizes and rank, as `print` shows them."""
+        return (
+            f"state_sizes={self.state_sizes}, action_sizes={self.action_sizes}, "
+            f"task_sizes={self.task_sizes}, rank={self.rank}"
+        )
+
+    def _factors(self, kind: str) -> list[Tensor]:
+        states, actions = len(self.state_sizes), len(self.action_sizes)
+        span = {
+            "state": slice(0, states),
+            "action": slice(states, states + actions),
+            "task": slice(states + actions, None),
+        }[kind]
+        return list(self.factors)[span]
+
+    def _rows(self, kind: str, index: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        indices = (index,) if isinstance(index, Tensor) else tuple(index)
+        factors = self._factors(kind)
+        if len(indices) != len(factors):
+            raise ValueError(f"{kind}: expected {len(factors)} index tensors, one per mode, got {len(indices)}")
+        return [factor[i] for factor, i in zip(factors, indices, strict=True)]

@@ -1,0 +1,82 @@
+"""Tabular Q-learning, a full table per task: the yardstick below the low-rank learners."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchq.lowrank import td
+from torchq.lowrank.transitions import Transition
+
+
+class TabularState(NamedTuple):
+    """One table per run and task."""
+
+    table: Tensor
+    """Q, shaped (seeds, tasks, states · actions), actions fastest."""
+    num_updates: Tensor
+    """Updates so far; int64 of shape ()."""
+
+
+@dataclass(frozen=True)
+class TabularQ:
+    """Q-learning on a table for each task, started at zero.                             [Watkins and Dayan 1992]
+
+        Q[s, a] ← Q[s, a] + η Σ δ   over the transitions of the batch that visit (s, a)
+
+    Args:
+        state_sizes: points per state dimension; the table has their product of states.
+        num_actions: number of actions.
+        num_tasks: M.
+    """
+
+    state_sizes: tuple[int, ...]
+    num_actions: int
+    num_tasks: int
+
+    @property
+    def couples_tasks(self) -> bool:
+        """Whether a sample of one task changes the values of another."""
+        return False
+
+    def init(self, seeds: Tensor, *, device: torch.device | str, dtype: torch.dtype) -> TabularState:
+        """Zero tables."""
+        size = math.prod(self.state_sizes) * self.num_actions
+        table = torch.zeros(len(seeds), self.num_tasks, size, device=device, dtype=dtype)
+        return TabularState(table, torch.zeros((), dtype=torch.int64, device=device))
+
+    def action_values(self, state: TabularState, index: tuple[Tensor, ...], task: Tensor | None = None) -> Tensor:
+        """Q(s, ·), shaped (seeds, tasks, envs, actions)."""
+        if task is not None:
+            raise ValueError("task: expected None, because tables learn side by side, got a task number")
+        actions = torch.arange(self.num_actions, device=state.table.device)
+        cells = self._row(index).unsqueeze(-1) * self.num_actions + actions
+        return state.table.gather(-1, cells.flatten(-2)).view(cells.shape)
+
+    def update(
+        self, state: TabularState, transition: Transition, learning_rate: Tensor, task: Tensor | None = None
+    ) -> tuple[TabularState, Tensor]:
+        """State after one batch of transitions, and δ before it."""
+        cells = self._row(transition.state_index) * self.num_actions + transition.action
+        next_values = self.action_values(state, transition.next_state_index, task)
+        error = td.td_error(state.table.gather(-1, cells), transition.reward, transition.discount, next_values)
+        table = state.table.scatter_add(-1, cells, learning_rate * error)
+        return TabularState(table, state.num_updates + 1), error
+
+    def snapshot(self, state: TabularState, task: int) -> TabularState:
+        """The table of one task."""
+        return TabularState(state.table[:, task : task + 1], state.num_updates)
+
+    def join(self, snapshots: list[TabularState]) -> TabularState:
+        """A state whose table of task m is that of snapshots[m]."""
+        return TabularState(torch.cat([snapshot.table for snapshot in snapshots], dim=1), snapshots[-1].num_updates)
+
+    def _row(self, index: tuple[Tensor, ...]) -> Tensor:
+        row = torch.zeros_like(index[0])
+        for i, size in zip(index, self.state_sizes, strict=True):
+            row = row * size + i
+        return row

@@ -1,0 +1,215 @@
+"""Monte Carlo runs of the case study on all cores, and the files of their run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchq.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from torchq.errors import CheckpointError
+from torchq.runs.metrics import METRICS
+from torchq.config import Config
+from torchq.quadratic.forms import Quadratic
+from torchq.runs.folder import SUMMARY
+from torchq.runs.study import Case, Row, Run, make_case, run_seed
+from torchq.runs.study_results import COLUMNS, by_samples, plot_study, quartiles, read_rows
+from torchq.versions import versions
+
+CHECKPOINT_SECONDS = 15.0
+
+
+class ControlLibrary(Protocol):
+    """What the study asks of a package of environments."""
+
+    CONTROL_FAMILIES: dict[str, Any]
+
+    def stack_tasks(self, tasks: Any, *, device: Any, dtype: Any) -> Any:
+        """One parameters dataclass of tensors from a list of them."""
+        ...
+
+
+def make_cases(config: Config, library: ControlLibrary) -> list[Case]:
+    """The tasks of a configuration with their baselines."""
+    env = library.CONTROL_FAMILIES[config.env]()
+    return [
+        make_case(env, task, library.stack_tasks([task], device="cpu", dtype=torch.float64), number)
+        for number, task in enumerate(env.sample_tasks(config.num_tasks))
+    ]
+
+
+def run_study(
+    config: Config,
+    cases: list[Case],
+    folder: Path,
+    *,
+    starts: Quadratic | None = None,
+    resume: bool,
+    progress: bool | None,
+) -> dict[str, Any]:
+    """All runs of the study, in the order of their seeds; returns the content of summary.json.
+
+    Args:
+        config: learner, sizes and seeds.
+        cases: the tasks, from `make_cases`.
+        folder: the run folder.
+        starts: see `study.run_seed`.
+        resume: whether to go on from the folder's checkpoint.
+        progress: whether to show a bar; None shows it on a terminal.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded, or metrics.csv does not fit it.
+    """
+    from tqdm import tqdm
+
+    path, rows_per_run = folder / METRICS, len(cases) * len(config.sizes)
+    loaded = load_checkpoint(folder / "checkpoint", config.algo) if resume else None
+    record = _restore(*loaded, path, rows_per_run) if loaded else Record([], [], [], [], [], 0.0)
+    begun = saved = time.monotonic()
+    with path.open("a" if record.rows else "w", newline="") as file:
+        writer = csv.writer(file)
+        if not record.rows:
+            writer.writerow(COLUMNS)
+        done = len(record.learnt)
+        seeds = range(config.seed + done, config.seed + config.num_seeds)
+        job = partial(run_seed, config, cases, starts)
+        bar = tqdm(_map(job, seeds), total=config.num_seeds, initial=done, unit="run",
+                   disable=None if progress is None else not progress)  # fmt: skip
+
+        def save() -> None:
+            file.flush()
+            os.fsync(file.fileno())
+            _save(record, config.algo, folder, record.wall_time + time.monotonic() - begun)
+
+        try:
+            for new in bar:
+                writer.writerows(new.rows)
+                record.add(new)
+                gaps = [r.episode_return - r.optimal_return for r in record.rows if r.samples == max(config.sizes)]
+                bar.set_postfix_str(f"median gap at {max(config.sizes)}: {np.median(gaps):.3f}")
+                if len(record.learnt) == config.num_seeds or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    save()
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if record.learnt:
+                save()
+            raise
+    return _finish(config, folder, record, [case.task for case in cases], record.wall_time + time.monotonic() - begun)
+
+
+class Record(NamedTuple):
+    """The finished runs of a study."""
+
+    rows: list[Row]
+    learnt: list[Quadratic]
+    """Of each run, (tasks, sizes, …)."""
+    seconds: list[Tensor]
+    """Of each run, (tasks, sizes)."""
+    failures: list[str]
+    findings: list[str]
+    wall_time: float
+    """Before this process began."""
+
+    def add(self, run: Run) -> None:
+        """Append a run."""
+        self.rows.extend(run.rows)
+        self.learnt.append(run.learnt)
+        self.seconds.append(run.seconds)
+        self.failures.extend(run.failures)
+        self.findings.extend(run.findings)
+
+
+def _save(record: Record, algo: str, folder: Path, wall_time: float) -> None:
+    parts = zip(*record.learnt, strict=True)
+    tensors = {f"learnt.{name}": torch.stack(part) for name, part in zip(Quadratic._fields, parts, strict=True)}
+    counters = {
+        "algo": algo,
+        "episode": len(record.learnt),
+        "seconds": wall_time,
+        "seconds_of_fits": torch.stack(record.seconds).tolist(),
+        "failures": record.failures,
+        "findings": record.findings,
+    }
+    save_checkpoint(folder / "checkpoint", tensors, counters)
+
+
+def _restore(tensors: dict[str, Tensor], counters: dict[str, Any], path: Path, rows_per_run: int) -> Record:
+    """The record of a checkpoint, with the rows of metrics.csv that belong to it."""
+    try:
+        learnt = [Quadratic(*parts) for parts in zip(*(tensors[f"learnt.{x}"] for x in Quadratic._fields), strict=True)]
+        seconds = list(torch.tensor(counters["seconds_of_fits"], dtype=torch.float64))
+        wall_time, failures, findings = counters["seconds"], counters["failures"], counters["findings"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint: its content is corrupted ({error!r}); start a new run") from error
+    return Record(_keep(path, len(learnt) * rows_per_run), learnt, seconds, failures, findings, wall_time)
+
+
+def _map(job: Callable[[int], Run], seeds: range) -> Iterator[Run]:
+    """Results in the order of the seeds, from as many processes as there are processors."""
+    workers = min(os.cpu_count() or 1, len(seeds))
+    if workers <= 1 or len(seeds) < 4:
+        yield from map(job, seeds)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(job, seeds)
+
+
+def _keep(path: Path, count: int) -> list[Row]:
+    """The first rows of metrics.csv, the only ones that stay in it."""
+    rows = read_rows(path)[:count]
+    if len(rows) < count:
+        raise CheckpointError(f"checkpoint: expected {count} rows in {path}, got {len(rows)}; start a new run")
+    lines = path.read_bytes().splitlines(keepends=True)
+    write_atomically(path, b"".join(lines[: count + 1]))
+    return rows
+
+
+def _finish(config: Config, folder: Path, record: Record, task_list: list[Any], wall_time: float) -> dict[str, Any]:
+    """Write summary.json and learning_curve.png."""
+    rows = record.rows
+    times = torch.stack(record.seconds).flatten(0, 1).median(0).values.tolist()
+    table = [entry | {"solve_time_s": time} for entry, time in zip(by_samples(rows), times, strict=True)]
+    largest = [row for row in rows if row.samples == max(config.sizes)]
+    final = [
+        quartiles([row.episode_return for row in largest if row.task == task and not row.unstable])
+        for task in range(len(task_list))
+    ]
+    optimal = [
+        float(np.median([row.optimal_return for row in largest if row.task == t])) for t in range(len(task_list))
+    ]
+    summary = {
+        "algo": config.algo,
+        "env": config.env,
+        "preset": config.preset,
+        "num_seeds": config.num_seeds,
+        "tasks": [vars(task) for task in task_list],
+        "samples_per_task": max(config.sizes),
+        "transitions": max(config.sizes) * len(task_list) * config.num_seeds,
+        "wall_time_s": wall_time,
+        "transitions_per_s": max(config.sizes) * len(task_list) * config.num_seeds / wall_time,
+        "device": config.device,
+        "dtype": config.dtype,
+        "final_return": {name: [task[name] for task in final] for name in ("median", "q25", "q75")},
+        "optimal_return": optimal,
+        "by_samples": table,
+        "unstable_share": sum(row.unstable for row in rows) / len(rows),
+        "failed_share": sum(row.failed for row in rows) / len(rows),
+        "failures": record.failures,
+        "findings": record.findings,
+        "versions": versions(),
+    }
+    plot_study({config.algo: rows}, folder / "learning_curve.png")
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
+    return summary

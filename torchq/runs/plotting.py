@@ -1,0 +1,79 @@
+"""Learning curves: median and interquartile range over seeds, one panel a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from torchq.runs.metrics import Metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_PANELS = 16
+
+
+class Curve(NamedTuple):
+    """One run in a picture."""
+
+    label: str
+    metrics: Metrics
+
+
+def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[float] | None, title: str = "") -> None:
+    """Draw return against samples per task, with the optimum as a line.
+
+    Each seed's evaluations are averaged over a window of a fortieth of the run before the quartiles are taken. With
+    more tasks than panels, one panel shows the mean over tasks.
+
+    Args:
+        curves: the runs, all on the same tasks.
+        path: of the PNG; replaced if it exists.
+        optimal: optimal return of each task.
+        title: above the panels.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import EngFormatter
+
+    num_tasks = curves[0].metrics.returns.shape[2]
+    together = num_tasks > MAX_PANELS
+    panels = 1 if together else num_tasks
+    columns = min(4, panels)
+    num_rows = -(-panels // columns)
+    figure, axes = plt.subplots(
+        num_rows, columns, figsize=(max(6.4, 3.6 * columns), 3.2 * num_rows + 0.6), squeeze=False, layout="constrained"
+    )
+    for panel, axis in enumerate(axes.flat):
+        if panel >= panels:
+            axis.set_visible(False)
+            continue
+        for curve in curves:
+            returns = curve.metrics.returns
+            _draw(axis, curve, returns.mean(2) if together else returns[:, :, panel])
+        if optimal is not None:
+            value = float(np.mean(optimal)) if together else optimal[panel]
+            axis.axhline(value, color="0.35", linestyle="--", linewidth=1, label="optimum")
+        axis.set_title(f"mean of {num_tasks} tasks" if together else f"task {panel}")
+        axis.set_xlabel("samples per task")
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("return of the greedy policy")
+    axes[0, 0].legend(loc="lower right", fontsize="small")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _draw(axis: Axes, curve: Curve, returns: np.ndarray) -> None:
+    window = max(1, len(returns) // 40)
+    smooth = np.lib.stride_tricks.sliding_window_view(returns, window, axis=0).mean(-1)
+    samples = curve.metrics.samples[window - 1 :]
+    low, median, high = np.percentile(smooth, [25, 50, 75], axis=1)
+    (line,) = axis.plot(samples, median, label=curve.label.replace("$", r"\$"), linewidth=1.5)
+    axis.fill_between(samples, low, high, color=line.get_color(), alpha=0.2, linewidth=0)

@@ -1,0 +1,100 @@
+"""The table and the picture of a case study, from its metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchq.errors import MetricsError
+from torchq.runs.study import Row
+
+COLUMNS = tuple("return" if name == "episode_return" else name for name in Row._fields)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a study's metrics.csv.
+
+    Raises:
+        MetricsError: if the file is damaged.
+    """
+    kinds = (str, int, int, int, float, float, float, int, int, float, float, float)
+    try:
+        whole_lines = path.read_text().rpartition("\n")[0]
+        table = list(csv.DictReader(whole_lines.splitlines()))
+        return [Row(*(kind(row[name]) for kind, name in zip(kinds, COLUMNS, strict=True))) for row in table]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise MetricsError(f"{path} is damaged ({error!r})") from error
+
+
+def quartiles(values: list[float]) -> dict[str, float | None]:
+    """Median and quartiles; None of nothing."""
+    if not values:
+        return {"median": None, "q25": None, "q75": None}
+    low, median, high = np.percentile(values, [25, 50, 75]).tolist()
+    return {"median": median, "q25": low, "q75": high}
+
+
+def by_samples(rows: list[Row]) -> list[dict[str, Any]]:
+    """Per size: returns and gaps to the yardstick without the unstable runs, shares, and bounds of the cost."""
+    table = []
+    for size in sorted({row.samples for row in rows}):
+        own = [row for row in rows if row.samples == size]
+        stable = [row for row in own if not row.unstable]
+        bounded = [row for row in own if math.isfinite(row.lower_bound)]
+        table.append({
+            "samples": size,
+            "return": quartiles([row.episode_return for row in stable]),
+            "gap": quartiles([row.episode_return - row.optimal_return for row in stable]),
+            "unstable_share": sum(row.unstable for row in own) / len(own),
+            "failed_share": sum(row.failed for row in own) / len(own),
+            "bounds": {
+                "lower": quartiles([row.lower_bound for row in bounded])["median"],
+                "upper": quartiles([row.cost for row in own])["median"],
+                "gap": quartiles([row.cost - row.lower_bound for row in bounded])["median"],
+            },
+        })  # fmt: skip
+    return table
+
+
+def plot_study(studies: dict[str, list[Row]], path: Path) -> None:
+    """Return against samples per method, yardstick and baseline as lines, unstable shares in the legend.  [LMI, fig. 1]
+
+    Medians and quartiles are those of the paired differences to the yardstick, drawn from its median return: the spread
+    of the returns themselves is that of the start states, the same for every method.
+
+    Args:
+        studies: rows by label, all on the same runs.
+        path: of the PNG; replaced if it exists.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.8, 4.4), layout="constrained")
+    first = next(iter(studies.values()))
+    yardstick = float(np.median([row.optimal_return for row in first]))
+    base = yardstick + float(np.median([row.baseline_return - row.optimal_return for row in first]))
+    for label, rows in studies.items():
+        table = [entry for entry in by_samples(rows) if entry["gap"]["median"] is not None]
+        samples = [entry["samples"] for entry in table]
+        low, median, high = ([yardstick + entry["gap"][q] for entry in table] for q in ("q25", "median", "q75"))
+        share = sum(row.unstable for row in rows) / len(rows)
+        name = label.replace("$", r"\$")
+        (line,) = axis.plot(samples, median, marker="o", markersize=3, label=f"{name} ({share:.1%} unstable)")
+        axis.fill_between(samples, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    axis.axhline(yardstick, color="0.2", linestyle="--", linewidth=1, label="FL+LQR")
+    axis.axhline(base, color="0.5", linestyle=":", linewidth=1, label="baseline")
+    height = yardstick - base
+    axis.set_ylim(base - 2 * height, yardstick + height / 2)
+    axis.set_xscale("log")
+    axis.set_xlabel("samples")
+    axis.set_ylabel("return of a test episode, paired to FL+LQR")
+    axis.grid(alpha=0.3)
+    axis.legend(loc="lower right", fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,238 @@
+"""The training loop: rounds, evaluations, checkpoints, and the files of a run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from torchq import checkpoint, tree
+from torchq.checkpoint import write_atomically
+from torchq.errors import CheckpointError, DivergedError
+from torchq.runs.experiment import EnvironmentLibrary, Experiment
+from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
+from torchq.runs.plotting import Curve, plot_learning_curves
+from torchq.config import Config
+from torchq.engines.protocols import RunState
+from torchq.engines.rollout import Problem, Statistics
+from torchq.runs.folder import SUMMARY
+from torchq.versions import versions
+
+CHECKPOINT_SECONDS = 15.0
+MAX_TASKS_FOR_OPTIMUM = 16
+MAX_TASKS_ON_BOARD = 64
+
+
+_KINDS = (int, int, float, int, float)
+
+
+class Position(NamedTuple):
+    """A place between two rounds, from which a run can go on."""
+
+    state: RunState
+    episode: int
+    """Rounds played."""
+    metrics_size: int
+    """Bytes of metrics.csv."""
+    seconds: float
+    """Wall time spent."""
+    read_episode: int
+    """Rounds played when the statistics were last read."""
+    read_seconds: float
+    """Wall time spent by then."""
+
+
+@torch.no_grad()
+def train(
+    experiment: Experiment,
+    library: EnvironmentLibrary,
+    folder: Path,
+    *,
+    start: Position | None = None,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Train until the last episode, and write everything that a run folder holds.
+
+    Args:
+        experiment: from `prepare`.
+        library: the environments.
+        folder: the run folder, with its config.json.
+        start: where to go on, from `load`; None for a new run.
+        progress: whether to show a bar; None shows it on a terminal.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        CheckpointError: if metrics.csv does not fit the checkpoint.
+        DivergedError: if a value that is not finite was met; the last good checkpoint stays.
+    """
+    from tqdm import tqdm
+
+    config, problem = experiment.config, experiment.problem
+    here = start or beginning(experiment)
+    samples_per_episode = problem.env.episode_length * config.num_envs
+    metrics = MetricsFile(folder, here.metrics_size)
+    board = TensorBoard(folder, here.episode * samples_per_episode if start else None)
+    bar = tqdm(
+        total=config.episodes, initial=here.episode, unit="ep", disable=None if progress is None else not progress
+    )
+    begun = time.monotonic() - here.seconds
+    saved = here.seconds
+    try:
+        while here.episode < config.episodes:
+            state, policy = experiment.play(here.state, here.episode)
+            episode = here.episode + 1
+            last = episode == config.episodes
+            evaluates = last or episode % config.eval_every == 0
+            if evaluates:
+                returns = experiment.evaluate(policy, episode).tolist()
+                report = _report(experiment, state, returns, here, episode, time.monotonic() - begun)
+                state = state._replace(statistics=experiment.initial_state.statistics)
+                metrics.append(episode, episode * samples_per_episode, problem.seeds.tolist(), returns)
+                board.log(report, episode * samples_per_episode)
+                bar.set_postfix_str(
+                    f"return {report['eval/mean_reward']:.1f}, ε {report['rollout/exploration_rate']:.3f}, "
+                    f"{report['time/fps']:,.0f} transitions/s"
+                )
+            seconds = time.monotonic() - begun
+            read = (episode, seconds) if evaluates else (here.read_episode, here.read_seconds)
+            here = Position(state, episode, metrics.size(), seconds, *read)
+            if last or seconds - saved > CHECKPOINT_SECONDS:
+                metrics.sync()
+                _save(experiment, folder, here)
+                saved = seconds
+            bar.update()
+    except KeyboardInterrupt:
+        metrics.sync()
+        _save(experiment, folder, here)
+        raise
+    finally:
+        bar.close()
+        board.close()
+        metrics.close()
+    return _finish(experiment, library, folder, here.seconds)
+
+
+def _diverged(what: str, first: int, last: int) -> str:
+    return (
+        f"training stopped: {what} became NaN or infinite between episodes {first} and {last}; the last good "
+        "checkpoint is kept; check the environment's rewards, or lower --learning-rate"
+    )
+
+
+def _report(
+    experiment: Experiment, state: RunState, returns: list[list[float]], before: Position, episode: int, seconds: float
+) -> dict[str, float]:
+    """Means since the last reading, for TensorBoard; the only place where training waits for the device.
+
+    Raises:
+        DivergedError: naming the first task and seed with a value that is not finite, rewards before errors.
+    """
+    config, first = experiment.config, before.read_episode + 1
+    totals = zip(Statistics._fields, state.statistics, strict=True)
+    sums = {name: total.double().cpu().numpy() for name, total in totals}
+    greedy = np.array(returns)
+    for name, values in (("reward", sums["reward"]), ("TD error", sums["squared_error"]), ("greedy return", greedy)):
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            seed = config.seed + bad[0][0]
+            raise DivergedError(_diverged(f"the {name} of task {bad[0][1]} (seed {seed})", first, episode))
+    if not tree.all_finite(tree.flatten(state.learner)):
+        raise DivergedError(_diverged("a factor or its moments", first, episode))
+    steps = (episode - before.read_episode) * experiment.problem.env.episode_length
+    report = {
+        "rollout/ep_rew_mean": float((sums["reward"] / np.maximum(sums["episodes"], 1.0)).mean()),
+        "rollout/exploration_rate": _epsilon(config, experiment.problem, greedy.shape[1], episode),
+        "time/fps": steps * config.num_envs * greedy.size / (seconds - before.read_seconds),
+        "train/td_error": float(sums["absolute_error"].mean() / steps),
+        "train/loss": float(0.5 * sums["squared_error"].mean() / steps),
+        "eval/mean_reward": float(greedy.mean()),
+    }
+    shown = greedy.mean(0)[:MAX_TASKS_ON_BOARD]
+    return report | {f"eval/mean_reward/{task}": float(value) for task, value in enumerate(shown)}
+
+
+def _epsilon(config: Config, problem: Problem, num_tasks: int, episode: int) -> float:
+    """Exploration rate after some episodes."""
+    ticks = episode * problem.env.episode_length * config.num_envs * config.epsilon_clock(num_tasks)
+    return max(config.epsilon_end, config.epsilon_start * math.exp(ticks * math.log(config.epsilon_decay)))
+
+
+def _save(experiment: Experiment, folder: Path, here: Position) -> None:
+    """Checkpoint a position.
+
+    Raises:
+        DivergedError: if something in it is not finite; the checkpoint before it stays.
+    """
+    tensors = tree.flatten(here.state)
+    if not tree.all_finite(tensors):
+        raise DivergedError(_diverged("the state of the run", 1, here.episode))
+    counters = {"algo": experiment.config.algo, **{name: getattr(here, name) for name in Position._fields[1:]}}
+    checkpoint.save_checkpoint(folder / "checkpoint", tensors, counters)
+
+
+def beginning(experiment: Experiment) -> Position:
+    """Before the first round."""
+    return Position(experiment.initial_state, 0, 0, 0.0, 0, 0.0)
+
+
+def load(experiment: Experiment, folder: Path) -> Position:
+    """Where the checkpoint of a run folder stands, or the beginning if it was killed before its first.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be loaded, or does not fit the experiment or metrics.csv.
+    """
+    loaded = checkpoint.load_checkpoint(folder / "checkpoint", experiment.config.algo)
+    if loaded is None:
+        if (folder / SUMMARY).exists():
+            raise CheckpointError(f"checkpoint: the finished run in {folder} has lost it; start a new run")
+        return beginning(experiment)
+    tensors, counters = loaded
+    try:
+        values = [kind(counters[name]) for name, kind in zip(Position._fields[1:], _KINDS, strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"checkpoint: its counters are corrupted ({error!r}); start a new run") from error
+    here = Position(tree.unflatten(experiment.initial_state, tensors), *values)
+    if min(values) < 0:
+        raise CheckpointError("checkpoint: expected counters of at least 0; it is corrupted, start a new run")
+    if here.read_episode:
+        read_metrics(folder, experiment.config.num_seeds, len(experiment.task_list))
+    return here
+
+
+def _finish(experiment: Experiment, library: EnvironmentLibrary, folder: Path, wall_time: float) -> dict[str, Any]:
+    """Write summary.json and learning_curve.png."""
+    config, problem = experiment.config, experiment.problem
+    wanted = config.optimal if config.optimal is not None else len(experiment.task_list) <= MAX_TASKS_FOR_OPTIMUM
+    optimal = library.optimal_returns(problem.env, experiment.task_list, problem.seeds.device) if wanted else None
+    metrics = read_metrics(folder, config.num_seeds, len(experiment.task_list))
+    low, median, high = np.percentile(metrics.final_return(), [25, 50, 75], axis=0)
+    samples = config.episodes * problem.env.episode_length * config.num_envs
+    transitions = samples * len(experiment.task_list) * config.num_seeds
+    summary = {
+        "algo": config.algo,
+        "env": config.env,
+        "preset": config.preset,
+        "num_seeds": config.num_seeds,
+        "tasks": [vars(task) for task in experiment.task_list],
+        "samples_per_task": samples,
+        "transitions": transitions,
+        "wall_time_s": wall_time,
+        "transitions_per_s": transitions / wall_time,
+        "device": config.device,
+        "dtype": config.dtype,
+        "engine": config.engine,
+        **({"lrq_convention": config.lrq_convention} if config.algo == "lrq" else {}),
+        "final_return": {"median": median.tolist(), "q25": low.tolist(), "q75": high.tolist()},
+        "optimal_return": optimal,
+        "versions": versions(),
+    }
+    plot_learning_curves([Curve(config.algo, metrics)], folder / "learning_curve.png", optimal, config.env)
+    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
+    return summary

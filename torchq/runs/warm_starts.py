@@ -1,0 +1,151 @@
+"""Warm starts from run folders: quadratic runs begin low-rank ones, and low-rank runs begin LMI-QLi."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from torchq.runs import conversion
+from torchq.checkpoint import load_checkpoint
+from torchq.errors import UsageError
+from torchq.runs.experiment import EnvironmentLibrary, Experiment
+from torchq.lowrank.grid import Grid
+from torchq.runs.monte_carlo import ControlLibrary, make_cases
+from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
+from torchq.lowrank.qtensor import QTensor
+from torchq.quadratic.forms import Quadratic, form
+from torchq.runs.folder import read_config
+from torchq.quadratic.sdp import CONTROL_FLOOR
+from torchq.runs.study import Case
+
+
+class BothWorlds(EnvironmentLibrary, ControlLibrary, Protocol):
+    """What a warm start asks of a package of environments."""
+
+    FAMILIES: dict[str, Callable[[], Any]]
+
+
+class _Source(NamedTuple):
+    folder: Path
+    config: Config
+    tensors: dict[str, Tensor]
+
+
+def start_low_rank(experiment: Experiment, library: BothWorlds) -> Experiment:
+    """The experiment with the factors of `--warm-start` in the place of its cold ones.
+
+    From a quadratic run, Q(x, u) of its largest data set is written down on the grid for all tasks, and TensorLy's
+    `parafac` decomposes it; from a run of the same algo, the factors themselves. Run s starts from the
+    source's run number s modulo its runs.
+
+    Raises:
+        UsageError: if the source does not fit.
+    """
+    config, problem = experiment.config, experiment.problem
+    source = _read(config, experiment.config.num_tasks, (*QUADRATIC_ALGOS, config.algo))
+    state = experiment.initial_state.learner
+    if source.config.algo == config.algo:
+        factors = _copied(source, state.factors, problem.seeds)
+    else:
+        cases, used = make_cases(config, library), problem.seeds % _num_runs(source)
+        factors = [factor.clone() for factor in state.factors]
+        for run in used.unique().tolist():
+            table = _table(cases, _learnt(source, run), problem.env, problem.grid)
+            per_group = {"stlrq": [table], "lrq": list(table), "clrq": [table.mean(0)]}[config.algo]
+            for group, own in enumerate(per_group):
+                for factor, new in zip(factors, conversion.decompose(own, config.rank), strict=True):
+                    factor[used == run, group] = new.to(factor)
+    warm = state._replace(factors=tuple(factors))
+    return experiment._replace(initial_state=experiment.initial_state._replace(learner=warm))
+
+
+def quadratic_starts(config: Config, cases: list[Case], library: BothWorlds) -> Quadratic:
+    """Quadratic Q-functions (runs, tasks, …) nearest to the Q-tensors of `--warm-start` where data are collected.
+
+    Raises:
+        UsageError: if the source does not fit.
+    """
+    source = _read(config, len(cases), LOW_RANK_ALGOS)
+    env = library.FAMILIES[config.env]()
+    grid = Grid(env.grid_low, env.grid_high, env.grid_sizes, joint=source.config.state_modes == "joint")
+    near = (_states(grid).abs() <= torch.tensor(cases[0].env.exploration_high)).all(-1)
+    x = _states(grid)[near]
+    indices = grid.index(x)
+    starts = []
+    for run in range(source.config.num_seeds):
+        for case in cases:
+            tensor = QTensor.from_run(source.folder, run=run, task=case.number if source.config.algo == "lrq" else None)
+            task = torch.full((len(x),), case.number) if tensor.task_sizes else ()
+            values = tensor.action_values(indices, task).detach().double()
+            phi, deviation, value = (part.flatten(0, 1) for part in _features(case, x, env))
+            starts.append(conversion.fit_quadratic(values.flatten(), phi, deviation, value, CONTROL_FLOOR))
+    shape = (source.config.num_seeds, len(cases))
+    return Quadratic(*(torch.stack(parts).unflatten(0, shape) for parts in zip(*starts, strict=True)))
+
+
+def _read(config: Config, num_tasks: int | None, algos: tuple[str, ...]) -> _Source:
+    folder = Path(str(config.warm_start))
+    source = read_config(folder)
+    if source.algo not in algos or source.env != config.env:
+        raise UsageError(
+            f"--warm-start: expected a run of {' or '.join(algos)} on {config.env}, got {source.algo} on {source.env}"
+        )
+    loaded = load_checkpoint(folder / "checkpoint", source.algo)
+    if loaded is None:
+        raise UsageError(f"--warm-start: {folder} holds no checkpoint; let its run finish first")
+    found = source.num_tasks if source.algo in LOW_RANK_ALGOS else loaded[0]["learnt.P"].shape[1]
+    if found != num_tasks:
+        raise UsageError(f"--warm-start: expected a run with {num_tasks} tasks, got {found}; use --num-tasks {found}")
+    return _Source(folder, source, loaded[0])
+
+
+def _num_runs(source: _Source) -> int:
+    return len(source.tensors["learnt.P"])
+
+
+def _learnt(source: _Source, run: int) -> Quadratic:
+    """What a quadratic run has learnt from its largest data set, (tasks, …)."""
+    return Quadratic(*(source.tensors[f"learnt.{name}"][run, :, -1] for name in Quadratic._fields))
+
+
+def _copied(source: _Source, cold: tuple[Tensor, ...], seeds: Tensor) -> list[Tensor]:
+    factors = []
+    for mode, factor in enumerate(cold):
+        stored = source.tensors[f"learner.factors.{mode}"]
+        if stored.shape[1:] != factor.shape[1:]:
+            raise UsageError(
+                f"--warm-start: expected factors of {tuple(factor.shape[1:])}, got {tuple(stored.shape[1:])}; "
+                "use the source's --rank and --state-modes"
+            )
+        factors.append(stored.to(factor)[seeds % len(stored)])
+    return factors
+
+
+def _states(grid: Grid) -> Tensor:
+    """All grid points, (points, dimensions), the last dimension fastest."""
+    axes = [grid.points(dimension) for dimension in range(len(grid.sizes))]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+
+
+def _features(case: Case, x: Tensor, env: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """φ, ũ and V_b of every state with every action of the grid's environment, (states, actions, …)."""
+    controls = env.torque(torch.arange(env.num_actions), torch.float64)
+    baseline = -(x @ case.design.gain.mT)
+    deviation = (controls - baseline).unsqueeze(-1)
+    phi = case.env.features(x).unsqueeze(1).expand(-1, len(controls), -1)
+    return phi, deviation, -form(x, case.design.value).unsqueeze(-1).expand(-1, len(controls))
+
+
+def _table(cases: list[Case], learnt: Quadratic, env: Any, grid: Grid) -> Tensor:
+    """Q of all tasks on the grid, (tasks, *state modes, actions), drawn in below the lowest V_b."""
+    x = _states(grid)
+    tables = [
+        conversion.action_values(Quadratic(*(part[case.number] for part in learnt)), *_features(case, x, env))
+        for case in cases
+    ]
+    scale = max(form(x, case.design.value).max().item() for case in cases)
+    return conversion.compress(torch.stack(tables), scale).unflatten(1, grid.mode_sizes)
