@@ -66,9 +66,9 @@ def spread(count: int, low: Sequence[float], high: Sequence[float]) -> list[tupl
     ]
 
 
-def standard_normals(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two independent standard normals from two uniforms in [0, 1) (Box and Muller 1958)."""
-    radius = torch.sqrt(-2.0 * torch.log1p(-first))
+def normals(first: Tensor, second: Tensor, std: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Two independent normals of mean 0 from two uniforms in [0, 1) (Box and Muller 1958)."""
+    radius = std * torch.sqrt(-2.0 * torch.log1p(-first))
     angle = 2.0 * torch.pi * second
     return radius * torch.cos(angle), radius * torch.sin(angle)
 

@@ -107,7 +107,7 @@ class DampedPendulum:
         acceleration = (
             self.gravity / tasks.length * torch.sin(theta) - tasks.damping / inertia * omega + control / inertia
         )
-        first, second = base.standard_normals(uniforms[..., 0], uniforms[..., 1])
+        first, second = base.normals(uniforms[..., 0], uniforms[..., 1])
         elapsed = elapsed + 1
         following = DampedPendulumState(
             theta + self.dt * omega + self.noise * first,

@@ -105,9 +105,9 @@ class Pendulum:
         """One step of dt seconds; uses no random numbers."""
         theta, theta_dot, elapsed = state
         torque = self.torque(action, theta.dtype)
-        reward = -(theta**2 + 0.1 * theta_dot**2 + 0.1 * torque**2)
+        reward = -(theta**2 + 0.1 * theta_dot * theta_dot + 0.1 * torque * torque)
         acceleration = 1.5 * self.gravity / tasks.length * torch.sin(theta) + 3.0 * torque / (
-            tasks.mass * tasks.length**2
+            tasks.mass * tasks.length * tasks.length
         )
         theta_dot = (theta_dot + acceleration * self.dt).clamp(-self.max_speed, self.max_speed)
         theta = torch.remainder(theta + theta_dot * self.dt + math.pi, 2.0 * math.pi) - math.pi

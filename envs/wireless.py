@@ -117,7 +117,7 @@ class Wireless:
     def reset(self, tasks: WirelessTask, uniforms: Tensor) -> WirelessState:
         """Stationary channel, occupied, q = 2, full battery; uniforms shaped (seeds, tasks, envs, 2)."""
         dtype = base.dtype_of(tasks)
-        first, second = base.standard_normals(uniforms[..., 0].to(dtype), uniforms[..., 1].to(dtype))
+        first, second = base.normals(uniforms[..., 0].to(dtype), uniforms[..., 1].to(dtype))
         scale = math.sqrt(self.snr / 2.0)
         return WirelessState(
             scale * first,
@@ -142,13 +142,12 @@ class Wireless:
         battery = (state.battery - power + harvested).clamp(0.0, self.capacity)
         queue = (state.queue - rate + arrived).clamp(0.0, self.capacity)
         reward = 1.5 * torch.log(1.0 + battery) - 0.5 * queue
-        first, second = base.standard_normals(fading_1, fading_2)
-        keep = math.sqrt(self.memory)
-        innovation = math.sqrt((1.0 - self.memory) * self.snr / 2.0)
+        keep, innovation = math.sqrt(self.memory), math.sqrt((1.0 - self.memory) * self.snr / 2.0)
+        first, second = base.normals(fading_1, fading_2, innovation)
         elapsed = state.elapsed + 1
         next_state = WirelessState(
-            keep * state.channel_real + innovation * first,
-            keep * state.channel_imag + innovation * second,
+            keep * state.channel_real + first,
+            keep * state.channel_imag + second,
             (occupancy < self.occupied_probability).to(dtype),
             queue,
             battery,

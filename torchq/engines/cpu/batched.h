@@ -6,10 +6,18 @@
 constexpr int CHUNK = 128;     // transitions that are handled together
 constexpr int MAX_PARTS = 64;  // sums of one program's gradient, whatever the number of threads
 
-// What one step leaves of one transition.
-struct Transition {
-  int row[STATE_MODES], next_row[STATE_MODES], action;
-  real reward;
+typedef Lanes<64 / sizeof(real)> Wide;
+
+// Rows of the state modes that each environment visits.
+struct Rows {
+  std::vector<int32_t> mode[STATE_MODES];
+
+  void resize(int64_t batch) {
+    for (auto &row : mode) row.resize(batch);
+  }
+  void store(const Wide::i32 *rows, int64_t at, int count) {
+    for (int d = 0; d < STATE_MODES; ++d) store_lanes(rows[d], mode[d].data(), at, count);
+  }
 };
 
 // Factors of one run, their moments, and room for gradients.
@@ -21,7 +29,11 @@ struct Batched {
   std::vector<Row<RANK>> values, first, second, gradient, task_gradient;
   Row<ACTIONS> columns[RANK_PADDED] = {};
   std::vector<double> sums;
-  std::vector<Transition> transitions;
+  // Of each environment: who it is, where it stands before and after a step, and what the step gave.
+  std::vector<uint32_t> env_of, task_of, task_row_of;
+  std::vector<real> parameter[Family::PARAMETERS + 1], reward, discount;
+  std::vector<int32_t> action;
+  Rows rows[2], landed_;
   int64_t offset[MODES];
 
   explicit Batched(const Run &run_) : run(run_), a(run_.a), tasks(run_.tasks), batch(tasks * a.envs) {
@@ -35,11 +47,34 @@ struct Batched {
     for (auto *kind : {&values, &first, &second}) kind->assign(rows, {});
     gradient.resize(parts * shared_rows);
     if (HAS_TASK) task_gradient.resize(tasks * pieces);
-    transitions.resize(batch);
-    sums.assign(tasks * pieces * 3, 0);
+    sums.assign(tasks * pieces * 4, 0);
+    place();
     for (int mode = 0; mode < MODES; ++mode) copy(mode, true);
     transpose();
   }
+
+  // Environments in a row, and the grid points where they start.
+  void place() {
+    for (auto *who : {&env_of, &task_of, &task_row_of}) who->resize(batch);
+    for (auto &values : parameter) values.resize(batch);
+    action.resize(batch), reward.resize(batch), rows[0].resize(batch), rows[1].resize(batch);
+    if (Family::TERMINATES) discount.resize(batch), landed_.resize(batch);
+    for (int64_t i = 0, task = 0; task < tasks; ++task)
+      for (int64_t env = 0; env < a.envs; ++env, ++i) {
+        env_of[i] = uint32_t(env), task_of[i] = uint32_t(task), task_row_of[i] = uint32_t(run.task_row(task));
+        for (int p = 0; p < Family::PARAMETERS; ++p) parameter[p][i] = run.parameters(task)[p];
+      }
+    for (int64_t at = 0; at < batch; at += Wide::COUNT) {
+      const int count = int(std::min<int64_t>(Wide::COUNT, batch - at));
+      Wide::i32 visited[STATE_MODES];
+      state_rows<Wide>(Family::State<Wide>::load(a.state, run.begin() + at, count), visited);
+      rows[0].store(visited, at, count);
+    }
+  }
+
+  Rows &here(int64_t step) { return rows[step & 1]; }
+  // Where a step led: where the next one starts, but for environments that terminated and were reset.
+  Rows &landed(int64_t step) { return Family::TERMINATES ? landed_ : rows[(step + 1) & 1]; }
 
   void copy(int mode, bool in) {
     real *const *outer[] = {a.factors, a.first, a.second};
@@ -58,8 +93,8 @@ struct Batched {
     for (int64_t task = 0; task < tasks; ++task) {
       double *out = run.statistics(task);
       for (int64_t piece = 0; piece < pieces; ++piece) {
-        const double *in = &sums[(task * pieces + piece) * 3];
-        out[0] += in[0] / a.envs, out[2] += in[1] / a.envs, out[3] += in[2] / a.envs;
+        const double *in = &sums[(task * pieces + piece) * 4];
+        for (int i = 0; i < 4; ++i) out[i] += in[i] / a.envs;
       }
     }
   }
@@ -72,11 +107,15 @@ struct Batched {
   }
 
   // Product of the rows visited of the task and state modes.
-  Row<RANK> weights(int64_t task, const int *rows) const {
-    Row<RANK> w = row(FIRST_STATE, rows[0]);
-    if (HAS_TASK) w = w * row(0, run.task_row(task));
-    for (int d = 1; d < STATE_MODES; ++d) w = w * row(FIRST_STATE + d, rows[d]);
+  Row<RANK> weights(const Rows &visited, int64_t at) const {
+    Row<RANK> w = row(FIRST_STATE, visited.mode[0][at]);
+    if (HAS_TASK) w = w * row(0, task_row_of[at]);
+    for (int d = 1; d < STATE_MODES; ++d) w = w * row(FIRST_STATE + d, visited.mode[d][at]);
     return w;
+  }
+
+  int best_action(const Rows &visited, int64_t at) const {
+    return first_best(action_values(weights(visited, at).data(), columns));
   }
 
   int64_t batch_part(int64_t part) const {
@@ -94,88 +133,132 @@ struct Batched {
     }
   }
 
-  // Behaviour policy and environment: Problem.step, first half.
+  // Behaviour policy and environment: Rollout.step, first half.
   void act(int64_t part, int64_t step) {
-    each(part, [&](int64_t task, int64_t from, int64_t to, int64_t piece) {
-      double reward = 0;
-      for (int64_t start = from; start < to; start += CHUNK) {
-        const int count = int(std::min<int64_t>(CHUNK, to - start));
-        uint32_t explore[CHUNK], random[CHUNK];
-        for (int i = 0; i < count; ++i) {
-          uint32_t words[4];
-          run.words(task, start + i, step, EXPLORATION, 0, words);
-          explore[i] = words[0], random[i] = words[1];
-        }
-        for (int i = 0; i < count; ++i) {
-          const int64_t env = start + i, at = run.at(task, env);
-          Transition &t = transitions[task * a.envs + env];
-          run.observe(at, t.row);
-          if (uniform(explore[i]) < a.epsilon[step]) {
-            t.action = random_action(random[i]);
-          } else {
-            t.action = first_best(action_values(weights(task, t.row).data(), columns));
-          }
-          real uniforms[Env::UNIFORMS + 1];
-          run.draw(task, env, step, STEP, uniforms);
-          t.reward = run.advance(at, task, t.action, uniforms, t.next_row);
-          reward += t.reward;
-        }
+    const int64_t from = batch_part(part), to = batch_part(part + 1);
+    if (pieces > 1) {
+      for (int64_t task = 0; task < tasks; ++task) act_on(task * a.envs + from, task * a.envs + to, part, step);
+    } else {
+      act_on(from * a.envs, to * a.envs, 0, step);
+    }
+  }
+
+  void act_on(int64_t from, int64_t to, int64_t piece, int64_t step) {
+    for (int64_t at = from; at < to; at += CHUNK) {
+      const int count = int(std::min<int64_t>(CHUNK, to - at));
+      choose_actions(at, count, step);
+      advance(at, count, piece, step);
+    }
+  }
+
+  void choose_actions(int64_t at, int count, int64_t step) {
+    uint32_t words[4][CHUNK];
+    philox(a.seed_numbers[run.seed], a.first_step + step, &env_of[at], &task_row_of[at], EXPLORATION, 0, count, words[0],
+           words[1], words[2], words[3]);
+    for (int i = 0; i < count; ++i) {
+      const bool explores = uniform(words[0][i]) < a.epsilon[step];
+      action[at + i] = explores ? random_action(words[1][i]) : best_action(here(step), at + i);
+    }
+  }
+
+  // Lanes of environments from `at`, with what a step asks for.
+  struct Moved {
+    Family::State<Wide> state;
+    Outcome<Wide> outcome;
+    Wide::mask done;
+  };
+
+  Moved move(int64_t at, int count, const int32_t *actions, const real (*uniforms)[CHUNK], int lane) const {
+    Wide::r p[Family::PARAMETERS + 1], u[Family::STEP_UNIFORMS + 1];
+    for (int i = 0; i < Family::PARAMETERS; ++i) p[i] = load_lanes<Wide::r>(parameter[i].data(), at, count);
+    for (int i = 0; i < Family::STEP_UNIFORMS; ++i) u[i] = load_lanes<Wide::r>(uniforms[i], lane, count);
+    const auto before = Family::State<Wide>::load(a.state, run.begin() + at, count);
+    Moved moved;
+    moved.outcome = Family::step<Wide>(p, before, convert<int64_t>(load_lanes<Wide::i32>(actions, 0, count)), u, moved.state);
+    moved.done = moved.outcome.terminated | moved.outcome.truncated;
+    return moved;
+  }
+
+  void advance(int64_t at, int count, int64_t piece, int64_t step) {
+    real uniforms[Family::STEP_UNIFORMS + 1][CHUNK];
+    run.uniforms<Family::STEP_UNIFORMS>(STEP, step, &env_of[at], &task_row_of[at], count, uniforms);
+    for (int lane = 0; lane < count; lane += Wide::COUNT) {
+      const int64_t i = at + lane;
+      const int lanes = std::min(Wide::COUNT, count - lane);
+      Moved moved = move(i, lanes, &action[i], uniforms, lane);
+      Wide::i32 visited[STATE_MODES];
+      state_rows<Wide>(moved.state, visited);
+      landed(step).store(visited, i, lanes);
+      store_lanes(moved.outcome.reward, reward.data(), i, lanes);
+      const bool ended = any(moved.done);
+      if (Family::TERMINATES) {
+        const Wide::r zero = fill<Wide::r>(0), gamma = fill<Wide::r>(a.gamma);
+        store_lanes(choose(moved.outcome.terminated, zero, gamma), discount.data(), i, lanes);
+        if (ended) restart(moved, i, lanes, step), state_rows<Wide>(moved.state, visited);
+        here(step + 1).store(visited, i, lanes);
       }
-      sums[(task * pieces + piece) * 3] += reward;
-    });
+      moved.state.store(a.state, run.begin() + i, lanes);
+      for (int j = 0; j < lanes; ++j) {
+        double *sum = &sums[(task_of[i + j] * pieces + piece) * 4];
+        sum[0] += reward[i + j];
+        if (ended) sum[1] += moved.done[j] != 0;
+      }
+    }
+  }
+
+  // Environments whose episode has ended start another.
+  void restart(Moved &moved, int64_t at, int count, int64_t step) const {
+    real uniforms[Family::RESET_UNIFORMS + 1][Wide::COUNT];
+    run.uniforms<Family::RESET_UNIFORMS>(AUTORESET, step, &env_of[at], &task_row_of[at], count, uniforms);
+    Wide::r p[Family::PARAMETERS + 1], u[Family::RESET_UNIFORMS + 1];
+    for (int i = 0; i < Family::PARAMETERS; ++i) p[i] = load_lanes<Wide::r>(parameter[i].data(), at, count);
+    for (int i = 0; i < Family::RESET_UNIFORMS; ++i) u[i] = load_lanes<Wide::r>(uniforms[i], 0, count);
+    moved.state = Family::State<Wide>::choose(moved.done, Family::reset<Wide>(p, u), moved.state);
   }
 
   // Sum of the semi-gradients of one block of modes over a part: LowRankQ._descend, first half.
-  template <int FROM, int TO> void accumulate(int64_t part, bool report) {
+  template <int FROM, int TO> void accumulate(int64_t part, int64_t step, bool report) {
+    const Rows &from_rows = here(step), &to_rows = landed(step);
     Row<RANK> *shared = &gradient[part * shared_rows];
     const int64_t low = offset[std::max(FROM, FIRST_STATE)] - offset[FIRST_STATE];
     const int64_t high = TO < MODES ? offset[TO] - offset[FIRST_STATE] : shared_rows;
     if (high > low) std::fill(shared + low, shared + high, Row<RANK>{});
     each(part, [&](int64_t task, int64_t from, int64_t to, int64_t piece) {
-      Row<RANK> *own = HAS_TASK ? &task_gradient[task * pieces + piece] : nullptr;
-      if (HAS_TASK && FROM == 0) *own = {};
+      Row<RANK> *by_task = HAS_TASK ? &task_gradient[task * pieces + piece] : nullptr;
+      if (HAS_TASK && FROM == 0) *by_task = {};
       const real scale = run.weight(task);
       double absolute = 0, squared = 0;
       for (int64_t env = from; env < to; ++env) {
-        const Transition &t = transitions[task * a.envs + env];
+        const int64_t at = task * a.envs + env;
         const Row<RANK> *f[MODES];
         if (HAS_TASK) f[0] = &row(0, run.task_row(task));
-        for (int d = 0; d < STATE_MODES; ++d) f[FIRST_STATE + d] = &row(FIRST_STATE + d, t.row[d]);
-        f[ACTION] = &row(ACTION, t.action);
+        for (int d = 0; d < STATE_MODES; ++d) f[FIRST_STATE + d] = &row(FIRST_STATE + d, from_rows.mode[d][at]);
+        f[ACTION] = &row(ACTION, action[at]);
         Row<RANK> before[MODES], after = *f[ACTION];  // products of the rows of the modes before and after one
         before[1] = *f[0];
         for (int mode = 1; mode < ACTION; ++mode) before[mode + 1] = before[mode] * *f[mode];
-        const real best = best_value(action_values(weights(task, t.next_row).data(), columns));
-        const real error = t.reward + a.gamma * best - before[ACTION].inner(*f[ACTION]);
+        const real best = best_value(action_values(weights(to_rows, at).data(), columns));
+        const real error = reward[at] + (Family::TERMINATES ? discount[at] : a.gamma) * best - before[ACTION].inner(*f[ACTION]);
         if (report) absolute += std::abs(error), squared += double(error) * error;
         for (int mode = ACTION; mode >= 0; --mode) {
           const Row<RANK> cofactor = mode == ACTION ? before[ACTION] : mode == 0 ? after : before[mode] * after;
           if (mode != ACTION) after = after * *f[mode];
           if (mode < FROM || mode >= TO) continue;
           const real amount = NORMALISED ? error / (cofactor.inner(cofactor) + real(1e-3)) : error;
-          const int64_t index = offset[mode] - offset[FIRST_STATE] + (mode == ACTION ? t.action : t.row[mode - FIRST_STATE]);
-          (HAS_TASK && mode == 0 ? own : &shared[index])->add(-scale * amount, cofactor);
+          const int64_t index = offset[mode] - offset[FIRST_STATE] + (mode == ACTION ? action[at] : from_rows.mode[mode - FIRST_STATE][at]);
+          (HAS_TASK && mode == 0 ? by_task : &shared[index])->add(-scale * amount, cofactor);
         }
       }
-      double *out = &sums[(task * pieces + piece) * 3];
-      if (report) out[1] += absolute, out[2] += squared;
+      double *out = &sums[(task * pieces + piece) * 4];
+      if (report) out[2] += absolute, out[3] += squared;
     });
   }
 
-  void accumulate_block(int mode, int64_t part, bool report) {
-    if constexpr (!BLOCK_ORDER) {
-      accumulate<0, MODES>(part, report);
-    } else {
-      switch (mode) {
-        case 0: return accumulate<0, 1>(part, report);
-        case 1: return accumulate<1, 2>(part, report);
-        case 2: return accumulate<2, (MODES > 2 ? 3 : 2)>(part, report);
-        case 3: return accumulate<3, (MODES > 3 ? 4 : 3)>(part, report);
-        case 4: return accumulate<4, (MODES > 4 ? 5 : 4)>(part, report);
-        case 5: return accumulate<5, (MODES > 5 ? 6 : 5)>(part, report);
-        default: return;
-      }
-    }
+  // The same for a block known at run time: one mode, or all of them.
+  template <int MODE = 0> void accumulate_block(int block, int64_t part, int64_t step, bool report) {
+    if constexpr (!BLOCK_ORDER) accumulate<0, MODES>(part, step, report);
+    else if (block == MODE) accumulate<MODE, MODE + 1>(part, step, report);
+    else if constexpr (MODE + 1 < MODES) accumulate_block<MODE + 1>(block, part, step, report);
   }
 
   // One optimiser step on a row: torchq.optim.
@@ -230,24 +313,36 @@ struct Batched {
   void sweep_alone(int64_t step, int64_t sweep) {
     const Corrections corrections(update_number(step, sweep));
     for (int block = 0; block < (BLOCK_ORDER ? MODES : 1); ++block) {
-      for (int64_t part = 0; part < parts; ++part) accumulate_block(block, part, sweep + block == 0);
+      for (int64_t part = 0; part < parts; ++part) accumulate_block(block, part, step, sweep + block == 0);
       for (int mode = 0; mode < MODES; ++mode)
         if (!BLOCK_ORDER || mode == block) descend_rows(mode, 0, a.rows[mode], step, corrections);
     }
     transpose();
   }
 
-  void greedy(int64_t task, int64_t env) const {
-    const int64_t at = run.at(task, env);
-    double total = 0;
-    int rows[STATE_MODES];
-    run.observe(at, rows);
+  // Returns of greedy episodes of a chunk of environments, each until its first end: evaluation.greedy_step.
+  void greedy(int64_t at, int count) {
+    double total[CHUNK] = {};
+    bool alive[CHUNK];
+    int32_t *actions = &action[at];
+    std::fill(alive, alive + count, true);
     for (int64_t step = 0; step < a.steps; ++step) {
-      const int action = first_best(action_values(weights(task, rows).data(), columns));
-      real uniforms[Env::UNIFORMS + 1];
-      run.draw(task, env, step, EVALUATION_STEP, uniforms);
-      total += run.advance(at, task, action, uniforms, rows);
+      real uniforms[Family::STEP_UNIFORMS + 1][CHUNK];
+      run.uniforms<Family::STEP_UNIFORMS>(EVALUATION_STEP, step, &env_of[at], &task_row_of[at], count, uniforms);
+      for (int i = 0; i < count; ++i) actions[i] = best_action(rows[0], at + i);
+      for (int lane = 0; lane < count; lane += Wide::COUNT) {
+        const int lanes = std::min(Wide::COUNT, count - lane);
+        const Moved moved = move(at + lane, lanes, actions + lane, uniforms, lane);
+        Wide::i32 visited[STATE_MODES];
+        state_rows<Wide>(moved.state, visited);
+        rows[0].store(visited, at + lane, lanes);
+        moved.state.store(a.state, run.begin() + at + lane, lanes);
+        for (int j = 0; j < lanes; ++j) {
+          if (alive[lane + j]) total[lane + j] += moved.outcome.reward[j];
+          alive[lane + j] &= moved.done[j] == 0;
+        }
+      }
     }
-    a.total[at] = total;
+    std::copy(total, total + count, a.total + run.begin() + at);
   }
 };

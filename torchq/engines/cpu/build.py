@@ -1,4 +1,4 @@
-"""Compile `program.cpp` for one problem, once: the libraries lie in a cache, named by all that went into them."""
+"""Compile `program.cpp` for one run, once: the libraries lie in a cache, named by all that went into them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("program.cpp")
-_INCLUDED = tuple(SOURCE.with_name(name) for name in ("common.h", "vectors.h", "batched.h", "online.h"))
+_INCLUDED = ("vectors.h", "lanes.h", "philox.h", "common.h", "batched.h", "online.h")
 # Strict arithmetic: states that a rounding error apart can fall on two grid points, so environments must round as in
 # eager mode. Fused multiply-adds stand where they are meant.
 _FLAGS = (
-    "-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno",
-    "-fno-trapping-math", "-mprefer-vector-width=512",
+    "-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
 )  # fmt: skip
+_WHERE_KNOWN = ("-march=native", "-mprefer-vector-width=512", "-fopenmp", "-Wno-psabi")
+"""Not every compiler, or processor, takes these: they go where they are taken."""
 
 
 def compiler() -> str | None:
@@ -32,12 +33,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TORCHQ_CACHE", default))
 
 
-def library(constants: dict[str, str], header: Path) -> ctypes.CDLL:
-    """The program with these constants and this environment, compiled if the cache does not hold it.
+def library(constants: dict[str, str], family: str) -> ctypes.CDLL:
+    """The program with these constants and this family, compiled if the cache does not hold it.
 
     Args:
         constants: of the preprocessor.
-        header: the environment's C++.
+        family: C++ of the struct Family; it lies in the cache beside the library, to be read.
 
     Raises:
         RuntimeError: if there is no compiler, or it fails: its first line.
@@ -45,28 +46,44 @@ def library(constants: dict[str, str], header: Path) -> ctypes.CDLL:
     found = compiler()
     if found is None:
         raise RuntimeError("no C++ compiler found; install g++ or set CXX")
-    flags = [*_FLAGS, *(f"-D{name}={value}" for name, value in constants.items()), f'-DENVIRONMENT="{header}"']
+    defined = [f"-D{name}={value}" for name, value in constants.items()]
     version = subprocess.run([found, "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True).stdout
-    sources = [path.read_bytes() for path in (SOURCE, *_INCLUDED)]
-    parts = [*sources, header.read_bytes(), " ".join(flags).encode(), version.encode(), _processor()]
+    sources = [SOURCE.with_name(name).read_bytes() for name in (SOURCE.name, *_INCLUDED)]
+    flags = " ".join((*_FLAGS, *_WHERE_KNOWN, *defined))
+    parts = [*sources, family.encode(), flags.encode(), version.encode(), _processor()]
     path = cache_folder() / f"program-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
     if not path.exists():
-        _compile(found, flags, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = path.with_suffix(".h")
+        header.write_text(family)
+        _compile(found, [*defined, f'-DFAMILY="{header}"'], path)
     return ctypes.CDLL(str(path))
 
 
-def _compile(found: str, flags: list[str], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _compile(found: str, defined: list[str], path: Path) -> None:
+    """Compile to a file of its own, which then takes its place: two processes may do so at once."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(descriptor)
+    command = [found, *_FLAGS, *defined, str(SOURCE), "-o", name]
     try:
-        done = subprocess.run([found, *flags, str(SOURCE), "-o", name], capture_output=True, text=True)
+        done = subprocess.run([*command, *_WHERE_KNOWN], capture_output=True, text=True)
+        if done.returncode:
+            done = subprocess.run([*command, *_taken(found)], capture_output=True, text=True)
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             raise RuntimeError(f"{Path(found).name}: {errors[0] if errors else 'failed'}")
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _taken(found: str) -> list[str]:
+    """Those flags that this compiler takes, each asked for an empty program."""
+    command = [found, "-Werror", "-x", "c++", "-shared", "-fPIC", "-o", os.devnull, "-"]
+    return [
+        flag for flag in _WHERE_KNOWN
+        if subprocess.run([*command, flag], input="", capture_output=True, text=True).returncode == 0
+    ]  # fmt: skip
 
 
 def _processor() -> bytes:

@@ -76,7 +76,7 @@ template <class M, class C> static inline M mask(C compared) {
   else return __builtin_convertvector(compared, M);
 }
 
-template <class M, class V> static inline V select(M chosen, V yes, V no) {
+template <class M, class V> static inline V choose(M chosen, V yes, V no) {
   if constexpr (std::is_same_v<M, bool>) return chosen ? yes : no;
   else if constexpr (std::is_same_v<M, V>) return (chosen & yes) | (~chosen & no);
   else {
@@ -90,12 +90,21 @@ template <class M> static inline M invert(M x) {
   else return ~x;
 }
 
+template <class M> static inline bool any(M chosen) {
+  if constexpr (std::is_same_v<M, bool>) return chosen;
+  else {
+    Element<M> found = 0;
+    for (int lane = 0; lane < width<M>; ++lane) found |= chosen[lane];
+    return found != 0;
+  }
+}
+
 template <class M> static inline M all(bool value) {
   if constexpr (std::is_same_v<M, bool>) return value;
   else return fill<M>(value ? -1 : 0);
 }
 
-template <class V, class M> static inline V from_mask(M x) { return select(x, fill<V>(1), fill<V>(0)); }
+template <class V, class M> static inline V from_mask(M x) { return choose(x, fill<V>(1), fill<V>(0)); }
 
 // Of two numbers; NaN if the first is, as torch.clamp and, where the second is a constant, torch.minimum.
 template <class V> static inline V lower(V x, V y) { return x > y ? y : x; }
@@ -110,7 +119,7 @@ template <class V> static inline V absolute(V x) {
 }
 
 // With the sign of the divisor: torch.remainder, exact while |x/y| < 2^(digits − 2); what comes beyond has no digits left.
-template <class V> static inline V remainder(V x, V y) {
+template <class V> static inline V modulo(V x, V y) {
   const V zero = fill<V>(0);
   V rest;
   if constexpr (std::is_integral_v<Element<V>>) rest = x % y;
@@ -125,7 +134,7 @@ template <class V> static inline V remainder(V x, V y) {
 }
 
 // Memory to lanes and back, for the first `count` of them; the others repeat the first.
-template <class V> static inline V load(const void *from, int64_t at, int count) {
+template <class V> static inline V load_lanes(const void *from, int64_t at, int count) {
   const Element<V> *source = static_cast<const Element<V> *>(from) + at;
   if constexpr (width<V> == 1) return *source;
   else {
@@ -140,10 +149,16 @@ template <class V> static inline V load(const void *from, int64_t at, int count)
   }
 }
 
-template <class V> static inline void store(V x, void *to, int64_t at, int count) {
+template <class V> static inline void store_lanes(V x, void *to, int64_t at, int count) {
   Element<V> *target = static_cast<Element<V> *>(to) + at;
   if constexpr (width<V> == 1) *target = x;
   else if (count >= width<V>) std::memcpy(target, &x, sizeof x);
   else
     for (int lane = 0; lane < count; ++lane) target[lane] = x[lane];
 }
+
+// What a step gives besides the next state.
+template <class L> struct Outcome {
+  typename L::r reward;
+  typename L::mask terminated, truncated;
+};

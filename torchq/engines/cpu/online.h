@@ -111,6 +111,8 @@ struct Columns {
   }
 };
 
+typedef Lanes<1> One;
+
 // The factors of one run.
 struct Online {
   const Args &a;
@@ -164,14 +166,15 @@ struct Online {
   }
 
   // One Gauss-Seidel sweep over the modes: LowRankQ.update; returns the first TD error.
-  real sweep(int64_t update, LazyRow **here, LazyRow **next, int action, real reward, real weight) {
+  real sweep(int64_t update, LazyRow **here, LazyRow **next, int action, real reward, real discount,
+             real weight) {
     LazyRow *chosen = &rows[offset[ACTION] + action];
     for (int mode = 0; mode < ACTION; ++mode)
       here[mode]->catch_up(decay, update - 1), next[mode]->catch_up(decay, update - 1);
     chosen->catch_up(decay, update - 1);
     real first_error = 0;
     for (int mode = 0; mode < MODES; ++mode) {
-      const real target = reward + a.gamma * best_value(action_values(product(next).data(), columns.value));
+      const real target = reward + discount * best_value(action_values(product(next).data(), columns.value));
       const Row<RANK> w = product(here);
       const real error = target - w.inner(chosen->value);
       if (mode == 0) first_error = error;
@@ -189,38 +192,55 @@ struct Online {
   }
 
   int behave(const Run &run, int64_t step, LazyRow **here, int64_t update) {
-    uint32_t bits[4];
-    run.words(0, 0, step, EXPLORATION, 0, bits);
-    if (uniform(bits[0]) < a.epsilon[step]) return random_action(bits[1]);
+    uint32_t words[4];
+    const uint32_t env = 0, task = uint32_t(run.task_row(0));
+    philox(a.seed_numbers[run.seed], a.first_step + step, &env, &task, EXPLORATION, 0, 1, words, words + 1, words + 2,
+           words + 3);
+    if (uniform(words[0]) < a.epsilon[step]) return random_action(words[1]);
     for (int mode = 0; mode < ACTION; ++mode) here[mode]->catch_up(decay, update);
     return first_best(action_values(product(here).data(), columns.value));
   }
 
   void train(const Run &run) {
     load(run);
-    const int64_t at = run.at(0, 0), task = run.task_row(0);
-    const real weight = run.weight(0);
-    double rewards = 0, absolute = 0, squared = 0;
+    const uint32_t env = 0, task = uint32_t(run.task_row(0));
+    const real weight = run.weight(0), *parameters = run.parameters(0);
+    double rewards = 0, episodes = 0, absolute = 0, squared = 0;
     LazyRow *here[MODES], *next[MODES];
     int64_t update = 0;
-    int state[STATE_MODES];
-    run.observe(at, state);
-    locate(task, state, here);
+    int32_t rows[STATE_MODES];
+    auto state = Family::State<One>::load(a.state, run.begin(), 1);
+    state_rows<One>(state, rows);
+    locate(task, rows, here);
     for (int64_t step = 0; step < a.steps; ++step) {
       const int action = behave(run, step, here, update);
-      real uniforms[Env::UNIFORMS + 1];
-      run.draw(0, 0, step, STEP, uniforms);
-      const real reward = run.advance(at, 0, action, uniforms, state);
-      locate(task, state, next);
-      rewards += reward;
-      for (int64_t number = 0; number < SWEEPS * a.updates; ++number) {
-        const real error = sweep(++update, here, next, action, reward, weight);
-        if (number == 0) absolute += std::abs(error), squared += double(error) * error;
+      real draws[std::max(Family::STEP_UNIFORMS, Family::RESET_UNIFORMS) + 1][1];
+      run.uniforms<Family::STEP_UNIFORMS>(STEP, step, &env, &task, 1, draws);
+      Family::State<One> after;
+      const Outcome<One> outcome = Family::step<One>(parameters, state, action, draws[0], after);
+      state = after;
+      state_rows<One>(state, rows);
+      locate(task, rows, next);
+      rewards += outcome.reward;
+      const real discount = Family::TERMINATES && outcome.terminated ? real(0) : a.gamma;
+      for (int64_t sweep_index = 0; sweep_index < SWEEPS * a.updates; ++sweep_index) {
+        const real error = sweep(++update, here, next, action, outcome.reward, discount, weight);
+        if (sweep_index == 0) absolute += std::abs(error), squared += double(error) * error;
+      }
+      if (outcome.terminated | outcome.truncated) {
+        ++episodes;
+        if (Family::TERMINATES) {
+          run.uniforms<Family::RESET_UNIFORMS>(AUTORESET, step, &env, &task, 1, draws);
+          state = Family::reset<One>(parameters, draws[0]);
+          state_rows<One>(state, rows);
+          locate(task, rows, next);
+        }
       }
       std::copy(next, next + ACTION, here);
     }
+    state.store(a.state, run.begin(), 1);
     store(run, update);
     double *out = run.statistics(0);
-    out[0] += rewards, out[2] += absolute, out[3] += squared;
+    out[0] += rewards, out[1] += episodes, out[2] += absolute, out[3] += squared;
   }
 };

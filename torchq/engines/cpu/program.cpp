@@ -1,15 +1,18 @@
 // One run of low-rank Q-learning as one program: environment, behaviour policy and update of whole episodes.
 //
-// The mathematics is that of torchq.rollout.Problem.step, torchq.learners.lowrank and torchq.evaluation, on the same
-// counter-based random numbers; tests/test_fused.py holds the two together. A program keeps a run's factors and moments
-// in padded rows of its own, so that a row is a whole number of vectors.
+// The mathematics is that of torchq.engines.rollout, torchq.lowrank.low_rank_q and torchq.engines.evaluation, on the
+// same counter-based random numbers; tests/test_fused.py holds the two together. A program keeps a run's factors and
+// moments in padded rows of its own, so that a row is a whole number of vectors.
 //
-// torchq.fused.build defines the constants in capitals and ENVIRONMENT, whose file defines the struct Env.
+// torchq.engines.cpu.build defines the constants in capitals, and FAMILY, a file with the struct Family that
+// torchq.engines.codegen.cpp has printed.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 typedef REAL real;
@@ -17,8 +20,10 @@ typedef REAL real;
 // Nothing but the entry points has a name outside: several programs live in one process, each with its own sizes.
 namespace {
 
-#include ENVIRONMENT
 #include "vectors.h"
+#include "lanes.h"
+#include FAMILY
+#include "philox.h"
 #include "common.h"
 #include "batched.h"
 #include "online.h"
@@ -64,7 +69,7 @@ static void train_in_parts(const Args &a) {
         for (int64_t sweep = 0; sweep < SWEEPS * a.updates; ++sweep)
           for (int block = 0; block < BLOCKS; ++block) {
 #pragma omp for schedule(static)
-            for (int64_t part = 0; part < p.parts; ++part) p.accumulate_block(block, part, sweep + block == 0);
+            for (int64_t part = 0; part < p.parts; ++part) p.accumulate_block(block, part, step, sweep + block == 0);
             const Batched::Corrections corrections(p.update_number(step, sweep));
             for (int mode = 0; mode < MODES; ++mode) {
               if (BLOCK_ORDER && mode != block) continue;
@@ -96,12 +101,13 @@ extern "C" void torchq_train(const Args *args) {
 
 extern "C" void torchq_greedy(const Args *args) {
   const Args &a = *args;
-#pragma omp parallel for schedule(dynamic) collapse(2) num_threads(a.threads)
+  const int runs = int(std::min(a.seeds * a.groups, a.threads));
+#pragma omp parallel for schedule(dynamic) collapse(2) num_threads(runs)
   for (int64_t seed = 0; seed < a.seeds; ++seed)
     for (int64_t group = 0; group < a.groups; ++group) {
-      const Batched p(Run{a, seed, group});
-      for (int64_t task = 0; task < p.tasks; ++task)
-        for (int64_t env = 0; env < a.envs; ++env) p.greedy(task, env);
+      Batched p(Run{a, seed, group});
+#pragma omp parallel for schedule(dynamic) num_threads(a.threads / runs)
+      for (int64_t at = 0; at < p.batch; at += CHUNK) p.greedy(at, int(std::min<int64_t>(CHUNK, p.batch - at)));
     }
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchq.engines.codegen import cpp, trace
 from torchq.engines.cpu import build
 from torchq.engines.protocols import Tables
 from torchq.engines.rollout import Problem, Statistics
@@ -26,8 +27,6 @@ def obstacle(problem: Problem) -> str | None:
         return f"it needs the CPU, got {problem.seeds.device.type}"
     if not isinstance(problem.learner, LowRankQ):
         return "it needs stlrq, lrq or clrq"
-    if getattr(problem.env, "program", None) is None or problem.env.terminates:
-        return f"{problem.env.name} has no compiled step"
     if len(problem.learner.action_sizes) != 1:
         return "it needs one action mode"
     try:
@@ -60,14 +59,18 @@ class FusedProgram:
 
         constants = {
             "REAL": "float" if problem.dtype == torch.float32 else "double",
-            "RANK": learner.rank, "ACTIONS": env.num_actions, "DIMENSIONS": len(grid.sizes), "JOINT": int(grid.joint),
+            "RANK": learner.rank, "ACTIONS": env.num_actions, "JOINT": int(grid.joint),
             "HAS_TASK": int(learner.has_task_mode), "GRID_LOW": braces(grid.low), "GRID_HIGH": braces(grid.high),
             "GRID_SIZES": braces(grid.sizes), "OPTIMIZER": _OPTIMIZERS[learner.optimizer],
             "BLOCK_ORDER": int(learner.update_order == "block"), "NORMALISED": int(learner.normalised),
             "SWEEPS": learner.num_sweeps, "LOSS_SCALE": learner.loss_scale,
         }  # fmt: skip
-        own = {f"ENV_{field.name.upper()}": getattr(env, field.name) for field in dataclasses.fields(env)}  # type: ignore[arg-type]
-        self._library = build.library({k: str(v) for k, v in (constants | own).items()}, env.program)  # type: ignore[attr-defined]
+        import envs
+        tl = env.sample_tasks(1)
+        tasks = envs.stack_tasks(tl, dtype=problem.dtype)
+        state = problem.reset(tasks, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        family = cpp.family(trace.trace_family(env, tasks, state, problem.dtype))
+        self._library = build.library({k: str(v) for k, v in constants.items()}, family)
 
     def train(
         self,
@@ -110,8 +113,6 @@ class FusedProgram:
         after = LowRankState(
             tuple(factors), tuple(moments), learner_state.num_updates + int(updates) * steps * self.learner.num_sweeps
         )
-        ended = steps // self.problem.env.episode_length
-        sums[..., 1] = ended
         totals = (old + new.to(old.dtype) for old, new in zip(statistics, sums.unbind(-1), strict=True))
         return after, rebuilt(fields, steps), Statistics(*totals)
 
@@ -181,10 +182,10 @@ def _pointer(tensor: Tensor) -> int | None:
 
 def _own_fields(env_state: Any) -> tuple[list[Tensor], Any]:
     """Copies of the floating-point fields of a state, and how to make a state of them some steps later."""
-    names = [name for name in env_state._fields if name != "elapsed"]
+    names = list(env_state._fields)
     fields = [getattr(env_state, name).clone(memory_format=torch.contiguous_format) for name in names]
 
     def rebuilt(after: list[Tensor], steps: int) -> Any:
-        return env_state._replace(elapsed=env_state.elapsed + steps, **dict(zip(names, after, strict=True)))
+        return env_state._replace(**dict(zip(names, after, strict=True)))
 
     return fields, rebuilt
