@@ -33,7 +33,7 @@ sys.exit(main(envs))
 def library(**constants):
     """The environments with other constants, such as shorter episodes."""
     families = {name: functools.partial(family, **constants) for name, family in envs.FAMILIES.items()}
-    names = ("stack_tasks", "select_tasks", "optimal_returns", "CONTROL_FAMILIES")
+    names = ("stack_tasks", "optimal_returns", "CONTROL_FAMILIES")
     return types.SimpleNamespace(FAMILIES=families, **{name: getattr(envs, name) for name in names})
 
 

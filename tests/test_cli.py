@@ -232,10 +232,10 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch):
     assert command_line(*GOOD, "--episodes", 4, "--out", quiet)[0] == 0
     original = torchq.engines.protocols.batched_round
 
-    def interrupt(config, problem, tasks, state, episode, step):
+    def interrupt(config, rollout, engine, state, episode):
         if episode == 2:
             raise KeyboardInterrupt
-        return original(config, problem, tasks, state, episode, step)
+        return original(config, rollout, engine, state, episode)
 
     monkeypatch.setattr(torchq.engines.protocols, "batched_round", interrupt)
     with pytest.raises(SystemExit) as stop:

@@ -8,8 +8,6 @@ import torch
 from problems import ROOT, command_line
 
 import torchq.cli.train
-from torchq.engines import compiling
-from torchq.errors import UsageError
 
 PARITY = """
 import sys, torch
@@ -31,32 +29,6 @@ def test_compiled_steps_equal_eager_ones_over_200_steps(algo, preset, length):
     script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], algo=algo, preset=preset, length=length)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr
-
-
-FINE, NOT_HERE = {"fused": lambda: None, "graph": lambda: None}, {"fused": lambda: "no", "graph": lambda: "no GPU"}
-
-
-def test_auto_takes_the_fastest_for_long_runs_only():
-    cpu = torch.device("cpu")
-    assert compiling.choose("auto", cpu, 100, FINE) == "eager"
-    assert compiling.choose("auto", cpu, 10**6, FINE) == "fused"
-    assert compiling.choose("auto", cpu, 10**6, {**FINE, "fused": lambda: "no"}) == "graph"
-    assert compiling.choose("auto", cpu, 10**6, NOT_HERE) == "compile"
-    assert compiling.choose("eager", cpu, 10**6, FINE) == "eager"
-    assert compiling.choose("fused", cpu, 1, FINE) == "fused"
-    with pytest.raises(UsageError, match=r"--engine: graph does not work here \(no GPU\); use auto"):
-        compiling.choose("graph", cpu, 10**6, NOT_HERE)
-
-
-def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):
-    def broken(*arguments, **options):
-        raise RuntimeError("no compiler found\nlong explanation")
-
-    monkeypatch.setattr(torch, "compile", broken)
-    with pytest.warns(UserWarning, match=r"the engine is eager \(no compiler found\)$"):
-        assert compiling.choose("auto", torch.device("cpu"), 10**6, NOT_HERE) == "eager"
-    with pytest.raises(UsageError, match=r"--engine: compile does not work here \(no compiler found\); use auto"):
-        compiling.choose("compile", torch.device("cpu"), 1, NOT_HERE)
 
 
 def test_deterministic_runs_ask_pytorch_for_a_fixed_order(tmp_path, monkeypatch):

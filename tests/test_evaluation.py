@@ -19,7 +19,7 @@ def test_evaluation_never_disturbs_training():
 
 def test_evaluation_of_an_optimal_policy_returns_the_optimum():
     prepared = experiment("tabular", num_seeds=2, eval_episodes=400)
-    exact = prepared.problem.env.optimal_action_values(prepared.tasks, 0.95)
+    exact = prepared.rollout.env.optimal_action_values(prepared.rollout.tasks, 0.95)
     table = exact.reshape(1, 4, -1).expand(2, -1, -1).contiguous()
     returns = prepared.evaluate(prepared.initial_state.learner._replace(table=table), 1)
     assert returns.shape == (2, 4)
@@ -37,7 +37,7 @@ def test_numbers_decide_the_draws():
 def test_snapshots_of_turns_are_the_policies_at_the_end_of_each_turn():
     """Joined snapshots give each task the values that its own snapshot gives."""
     prepared = experiment("stlrq", "wireless", "paper", num_seeds=2, rank=3, library=library(episode_length=30))
-    learner = prepared.problem.learner
+    learner = prepared.rollout.learner
     with torch.no_grad():
         state, joined = prepared.play(prepared.initial_state, 0)
     index = tuple(torch.zeros(2, 4, 1, dtype=torch.int64) for _ in range(4))

@@ -7,9 +7,10 @@ import pytest
 import torch
 from problems import ROOT, experiment, library, play
 
-import envs
-from torchq.engines import fused
+from torchq.engines.codegen import cpp
+from torchq.engines.contract import UnavailableError
 from torchq.engines.cpu import build
+from torchq.engines.cpu.engine import CppEngine
 from torchq.errors import UsageError
 from torchq.tree import flatten
 
@@ -34,6 +35,9 @@ CASES = {
         "state_modes": "joint", "optimizer": "adam", "normalised": True, "task_weights": (1.0, 2.0, 3.0, 0.5),
     },
     "sgd, blocks": {"optimizer": "sgd", "update": "block", "learning_rate": 1e-3},
+    "terminating": {"env": "gridworld", "num_envs": 5, "num_seeds": 3},
+    "terminating, joint modes, many environments": {"env": "gridworld", "num_envs": 300, "state_modes": "joint"},
+    "terminating, one environment": {"env": "gridworld", "algo": "lrq", "num_envs": 1, "update": "block"},
 }  # fmt: skip
 
 
@@ -110,7 +114,6 @@ def test_nan_shows_in_the_statistics():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"env": "gridworld"}, "gridworld has no compiled step"),
         ({"algo": "tabular", "env": "pendulum"}, "it needs stlrq, lrq or clrq"),
     ],
 )
@@ -121,26 +124,26 @@ def test_what_it_cannot_run_is_said(options, message):
 
 def test_without_a_compiler_it_says_so(monkeypatch):
     monkeypatch.setattr(build, "compiler", lambda: None)
-    problem = experiment("stlrq", "pendulum").problem
-    assert fused.obstacle(problem) == "no C++ compiler found; install g++ or set CXX"
+    with pytest.raises(UnavailableError, match=r"no C\+\+ compiler found; install g\+\+ or set CXX"):
+        CppEngine(experiment("stlrq", "pendulum").rollout)
 
 
 def test_a_failing_compiler_gives_its_first_error(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHQ_CACHE", str(tmp_path))
-    monkeypatch.setattr(envs.Pendulum, "program", tmp_path / "missing.h")
-    (tmp_path / "missing.h").write_text("struct Env;")
-    assert "error" in fused.obstacle(experiment("stlrq", "pendulum").problem)
-    assert [path.name for path in tmp_path.iterdir()] == ["missing.h"]
+    monkeypatch.setattr(cpp, "family", lambda program: "struct Family;")
+    with pytest.raises(UnavailableError, match="error"):
+        CppEngine(experiment("stlrq", "pendulum").rollout)
+    assert not list(tmp_path.glob("*.so"))
 
 
 def test_programs_are_compiled_once(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHQ_CACHE", str(tmp_path))
-    problem = both()[0].problem
+    rollout = both()[0].rollout
     for _ in range(2):
-        fused.FusedProgram(problem)
-    assert len(list(tmp_path.iterdir())) == 1
+        CppEngine(rollout)
+    assert len(list(tmp_path.glob("*.so"))) == 1
     monkeypatch.setattr(build, "_compile", lambda *arguments: pytest.fail("compiled again"))
-    fused.FusedProgram(problem)
+    CppEngine(rollout)
 
 
 def test_the_same_random_words_as_torchqs():

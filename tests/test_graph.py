@@ -1,10 +1,13 @@
 """The graph engine: its buffers, by a capture that plays the steps again; its graphs where there is a GPU."""
 
+import dataclasses
+
 import pytest
 import torch
 from problems import experiment, library, play
 
-from torchq.engines import evaluation, graph, protocols
+from torchq.engines import evaluation, graph
+from torchq.engines.eager import Stepwise
 from torchq.errors import UsageError
 from torchq.tree import flatten
 
@@ -17,14 +20,11 @@ CASES = [
 
 
 def replayed(algo, env, preset, device, **options):
-    """Eager and graph experiments, and the program."""
+    """Eager and graph experiments."""
     options = {"num_seeds": 2, "dtype": "float64", "library": SHORT, "device": device} | options
     eager = experiment(algo, env, preset, **options)
-    program = graph.GraphProgram(
-        eager.problem, protocols.stepwise(eager.problem, eager.problem.step), evaluation.greedy_step
-    )
-    other = experiment(algo, env, preset, **options)
-    return eager, other, program
+    engine = graph.GraphEngine(eager.rollout, Stepwise(eager.rollout))
+    return eager, dataclasses.replace(experiment(algo, env, preset, **options), engine=engine)
 
 
 @pytest.mark.parametrize(("algo", "env", "preset", "options"), CASES)
@@ -34,29 +34,14 @@ def test_replays_equal_eager_steps(algo, env, preset, options, monkeypatch):
         return body
 
     monkeypatch.setattr(graph, "capture", play_again)
-    eager, other, program = replayed(algo, env, preset, "cpu", **options)
+    eager, other = replayed(algo, env, preset, "cpu", **options)
     expected = play(eager, 2)
-    state = play(with_program(other, program), 2)
+    state = play(other, 2)
     for (name, theirs), ours in zip(flatten(expected).items(), flatten(state).values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
     for number in (1, 2):
-        returns = evaluation.evaluate(eager.problem, eager.tasks, expected.learner, number, 3, program.greedy)
-        torch.testing.assert_close(
-            returns, evaluation.evaluate(eager.problem, eager.tasks, expected.learner, number, 3)
-        )
-
-
-def with_program(prepared, program):
-    """The experiment with its rounds played by a program."""
-    config, problem, tasks = prepared.config, prepared.problem, prepared.tasks
-
-    def round_of(state, episode):
-        if protocols.takes_turns(config, problem):
-            select = SHORT.select_tasks
-            return protocols.turns_round(config, problem, select, tasks, state, episode, program.train)
-        return protocols.batched_round(config, problem, tasks, state, episode, program.train), None
-
-    return prepared._replace(play=round_of)
+        found = [evaluation.evaluate(run.rollout, run.engine, expected.learner, number, 3) for run in (eager, other)]
+        torch.testing.assert_close(found[1], found[0])
 
 
 def test_it_says_that_it_needs_a_gpu():
@@ -73,9 +58,7 @@ def test_graphs_divide_an_episode(steps):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("algo", "env", "preset", "options"), CASES)
 def test_graphs_equal_eager_steps_on_the_gpu(algo, env, preset, options, monkeypatch):
-    monkeypatch.setattr(
-        "torchq.engines.compiling.compile_obstacle", lambda device: "shapes are checked in this process"
-    )
+    monkeypatch.setattr(graph, "compiled", Stepwise)  # Shapes are checked in this process.
     options = {"num_seeds": 2, "dtype": "float64", "library": SHORT, "device": "cuda"} | options
     states = [play(experiment(algo, env, preset, **options, engine=name), 3) for name in ("eager", "graph")]
     for theirs, ours in zip(flatten(states[0]).values(), flatten(states[1]).values(), strict=True):

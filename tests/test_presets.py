@@ -39,15 +39,15 @@ def test_conventions_of_lrq(algo, convention, sweeps, clock):
 def test_tasks_that_share_take_turns_and_others_play_side_by_side():
     for algo, turns in (("stlrq", True), ("clrq", True), ("lrq", False), ("tabular", False)):
         prepared = experiment(algo, "pendulum", "paper", num_seeds=1)
-        assert takes_turns(prepared.config, prepared.problem) is turns
+        assert takes_turns(prepared.config, prepared.rollout) is turns
         prepared = experiment(algo, "pendulum", num_seeds=1)
-        assert not takes_turns(prepared.config, prepared.problem)
+        assert not takes_turns(prepared.config, prepared.rollout)
 
 
 def test_one_clock_ticks_through_the_turns():
     """The third task's turn in the second episode begins after six episodes of transitions."""
     prepared = experiment("stlrq", "wireless", "paper", num_seeds=1)
-    rates = schedule(prepared.config, prepared.problem, 200, (1 * 4 + 2) * 200, 1)
+    rates = schedule(prepared.config, prepared.rollout, 200, (1 * 4 + 2) * 200, 1)
     expected = 0.9999 ** torch.arange(1200, 1400, dtype=torch.float64)
     torch.testing.assert_close(rates.epsilon, expected)
     assert rates.learning_rate.unique().tolist() == [0.01]

@@ -123,7 +123,7 @@ def test_a_trained_run_becomes_a_qtensor(tmp_path, algo):
     tensors, _ = load_checkpoint(tmp_path / "run" / "checkpoint", algo)
     state = unflatten(experiment_.initial_state, tensors).learner
     index = tuple(torch.full((2, 4, 1), 1) for _ in range(4))
-    expected = experiment_.problem.learner.action_values(state, index)[1, 2, 0]
+    expected = experiment_.rollout.learner.action_values(state, index)[1, 2, 0]
     q = QTensor.from_run(tmp_path / "run", run=1, task=2 if algo == "lrq" else None)
     assert q.task_sizes == ((4,) if algo == "stlrq" else ())
     task = torch.tensor(2) if algo == "stlrq" else ()

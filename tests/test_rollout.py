@@ -40,24 +40,21 @@ def test_terminated_transition_does_not_bootstrap_and_truncated_one_does():
     env = dataclasses.replace(envs.Gridworld(), episode_length=1)
     for goal, expected in (((0.0, 1.0), -1.0), ((4.0, 4.0), -1.0 + 0.95 * 7.0)):
         prepared = experiment("tabular", num_seeds=1, num_envs=1, num_tasks=1, epsilon_start=0.0, learning_rate=0.5)
-        problem = dataclasses.replace(prepared.problem, env=env)
         tasks = envs.stack_tasks([envs.GridworldTask(*goal)], dtype=torch.float32)
+        rollout = dataclasses.replace(prepared.rollout, env=env, tasks=tasks)
         state = prepared.initial_state
         table = torch.zeros_like(state.learner.table).view(25, 4)
         table[1] = 7.0
         table[0, 1] = 1.0
         zero = torch.zeros(1, 1, 1)
         start = envs.gridworld.GridworldState(zero, zero, zero.int())
-        draws = problem.draw(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-        learner, following, statistics = problem.step(
-            tasks,
-            state.learner._replace(table=table.view(1, 1, -1)),
-            start,
-            state.statistics,
+        draws = rollout.draw(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        learner, following, statistics = rollout.step(
+            rollout.batch(),
+            state._replace(learner=state.learner._replace(table=table.view(1, 1, -1)), env=start),
             type(draws)(*(field[0] for field in draws)),
             torch.tensor(0.0),
             torch.tensor(0.5),
-            None,
         )
         assert learner.table.view(25, 4)[0, 1].item() == pytest.approx(0.5 * 1.0 + 0.5 * expected)
         assert following.elapsed.item() == 0
@@ -79,8 +76,8 @@ def error_on_gridworld(algo):
     state = play(prepared, rounds)
     cells = torch.arange(25).view(1, 1, 25).expand(2, 4, 25)
     index = (cells // 5, cells % 5) if algo == "tabular" else (cells,)
-    values = prepared.problem.learner.action_values(state.learner, index).view(2, 4, 25, 4)
-    exact = prepared.problem.env.optimal_action_values(prepared.tasks, 0.95).view(4, 25, 4)
+    values = prepared.rollout.learner.action_values(state.learner, index).view(2, 4, 25, 4)
+    exact = prepared.rollout.env.optimal_action_values(prepared.rollout.tasks, 0.95).view(4, 25, 4)
     goals = torch.tensor([[task.goal_row * 5 + task.goal_column] for task in prepared.task_list])
     return (values - exact).abs().amax(-1)[:, torch.arange(25) != goals].mean().item()
 
@@ -98,20 +95,16 @@ def test_turns_leave_the_other_tasks_rows_alone():
     """In the online protocol only the row of the task whose turn it is sees a gradient; Adamax moves it alone."""
     prepared = experiment("stlrq", "pendulum", "paper", num_seeds=1, optimizer="sgd", learning_rate=1e-6)
     before = prepared.initial_state.learner.factors[0]
-    problem, task = prepared.problem, torch.tensor([2])
-    own = envs.select_tasks(prepared.tasks, task)
-    step = torch.zeros(1, dtype=torch.int64)
-    draws = problem.draw(step, task)
-    state = prepared.initial_state
-    learner, _, _ = problem.step(
-        own,
-        state.learner,
-        problem.reset(own, step, task),
-        type(state.statistics)(*(s[:, 2:3] for s in state.statistics)),
+    rollout, state = prepared.rollout, prepared.initial_state
+    batch = rollout.batch(2)
+    draws = rollout.draw(torch.zeros(1, dtype=torch.int64), batch.index)
+    seen = type(state.statistics)(*(s[:, 2:3] for s in state.statistics))
+    learner, _, _ = rollout.step(
+        batch,
+        state._replace(env=rollout.reset(batch, 0), statistics=seen),
         type(draws)(*(field[0] for field in draws)),
         torch.tensor(1.0),
         torch.tensor(1.0, dtype=torch.float64),
-        task,
     )
     moved = (learner.factors[0] != before).any(-1).flatten()
     assert moved.tolist() == [False, False, True, False]
@@ -120,7 +113,7 @@ def test_turns_leave_the_other_tasks_rows_alone():
 def test_permuting_tasks_permutes_the_results(generator):
     """One update: what a task learns does not depend on its number."""
     prepared = experiment("stlrq", "wireless", dtype="float64", num_seeds=2, rank=4)
-    learner, order = prepared.problem.learner, torch.tensor([2, 0, 3, 1])
+    learner, order = prepared.rollout.learner, torch.tensor([2, 0, 3, 1])
     state = prepared.initial_state.learner
     factors = (state.factors[0][:, :, order], *state.factors[1:])
     permuted = state._replace(factors=factors)
@@ -151,7 +144,7 @@ def test_permuting_tasks_permutes_the_results(generator):
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_extreme_ranks_and_rewards_stay_finite(rank, scale, generator):
     prepared = experiment("stlrq", "pendulum", num_seeds=1, rank=rank)
-    learner, state = prepared.problem.learner, prepared.initial_state.learner
+    learner, state = prepared.rollout.learner, prepared.initial_state.learner
     shape = (1, 4, 2)
     from torchq import Transition
 

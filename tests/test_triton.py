@@ -33,20 +33,20 @@ graph.capture = play_again
 short = library(episode_length={steps!r})
 graph.MAX_STEPS = 2
 run = experiment({algo!r}, {env!r}, {preset!r}, library=short, rank=5, num_seeds=1, dtype={dtype!r}, **{options!r})
-assert online.obstacle(run.problem) is None, online.obstacle(run.problem)
+assert online.obstacle(run.rollout) is None, online.obstacle(run.rollout)
 from torchq.engines.select import build
-engine, state = build(run.problem, "fused", on_gpu=True), run.initial_state
-if protocols.takes_turns(run.config, run.problem):
+engine, state = build(run.rollout, "fused", on_gpu=True), run.initial_state
+if protocols.takes_turns(run.config, run.rollout):
     state, policy = protocols.turns_round(
-        run.config, run.problem, short.select_tasks, run.tasks, state, 0, engine.advance)
-    policy = run.problem.learner.join(policy)
+        run.config, run.rollout, short.select_tasks, run.rollout.tasks, state, 0, engine.advance)
+    policy = run.rollout.learner.join(policy)
 else:
-    state = protocols.batched_round(run.config, run.problem, run.tasks, state, 0, engine.advance)
+    state = protocols.batched_round(run.config, run.rollout, run.rollout.tasks, state, 0, engine.advance)
     policy = state.learner
 tolerance = 1e-9 if {dtype!r} == "float64" else 1e-4
 for (name, eager), ours in zip(flatten(play(run, 1)).items(), flatten(state).values(), strict=True):
     torch.testing.assert_close(ours, eager, rtol=tolerance, atol=tolerance, msg=lambda text: name + ": " + text)
-expected, found = (evaluation.evaluate(run.problem, run.tasks, policy, 1, 3, play)
+expected, found = (evaluation.evaluate(run.rollout, run.rollout.tasks, policy, 1, 3, play)
                    for play in (None, engine.greedy))
 torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 print("equal")
@@ -85,12 +85,12 @@ def test_triton_programs_equal_eager_steps(algo, env, preset, dtype, options):
 )
 def test_what_it_cannot_run_is_said(options, message, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert online.obstacle(experiment(**options).problem) == message
+    assert online.obstacle(experiment(**options).rollout) == message
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    problem = experiment("stlrq", "pendulum", "paper").problem
+    problem = experiment("stlrq", "pendulum", "paper").rollout
     assert online.obstacle(problem) == "Triton needs a GPU, got cpu"
 
 
@@ -137,12 +137,12 @@ batched_kernels.play, batched_kernels.descend = Compiled(batched_kernels.play), 
 short = library(episode_length=1)
 for env, preset in (("pendulum", "paper"), ("wireless", "default")):
     run = experiment("stlrq", env, preset, library=short, rank=8, num_seeds=1, num_tasks=1)
-    advance = fused.triton_program(run.problem).train
+    advance = fused.triton_program(run.rollout).train
     state = run.initial_state
-    if protocols.takes_turns(run.config, run.problem):
-        protocols.turns_round(run.config, run.problem, short.select_tasks, run.tasks, state, 0, advance)
+    if protocols.takes_turns(run.config, run.rollout):
+        protocols.turns_round(run.config, run.rollout, short.select_tasks, run.rollout.tasks, state, 0, advance)
     else:
-        protocols.batched_round(run.config, run.problem, run.tasks, state, 0, advance)
+        protocols.batched_round(run.config, run.rollout, run.rollout.tasks, state, 0, advance)
 """
 
 

@@ -15,6 +15,7 @@ ALGOS = (*LOW_RANK_ALGOS, "tabular", *QUADRATIC_ALGOS)
 CONTROL_ENVS = ("damped-pendulum", "pendulum", "linear-quadratic")
 """Environments with continuous controls, for the quadratic learners."""
 PRESETS = ("default", "paper")
+ENGINES = ("auto", "eager", "compile", "graph", "fused")
 LRQ_CONVENTIONS = ("paper", "matched-epsilon", "matched-epsilon-one-update")
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from torchq.config import ALGOS, LRQ_CONVENTIONS, PRESETS, resolve, table
-from torchq.engines.compiling import ENGINES
+from torchq.config import ALGOS, ENGINES, LRQ_CONVENTIONS, PRESETS, resolve, table
 from torchq.lowrank.optim import OPTIMIZERS
 from torchq.philox import MAX_COUNT
 

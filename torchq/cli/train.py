@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import torch
 
 from torchq.cli.flags import options
 from torchq.config import QUADRATIC_ALGOS, Config
-from torchq.engines import compiling
+from torchq.engines import torch_settings
 from torchq.errors import UsageError
 from torchq.runs.experiment import EnvironmentLibrary, Experiment, prepare
 from torchq.runs.folder import claim, new_config, resumed_config, write_config
@@ -65,20 +66,21 @@ def main(library: CommandLibrary, argv: Sequence[str] | None = None) -> int:
         config = resumed_config(out, given) if resume else new_config(out, given)
         if config.algo in QUADRATIC_ALGOS:
             return _study(config, library, out, resume, progress)
-        experiment = _prepare(dataclasses.replace(config, device=device_name(config.device)), library, resume)
-        if experiment.config.warm_start and not (resume and out is not None and (out / "checkpoint").exists()):
-            experiment = start_low_rank(experiment, library)
+        config = dataclasses.replace(config, device=device_name(config.device))
+        experiment = _prepare(config, library, resume, warm=not (resume and out and (out / "checkpoint").exists()))
         config = experiment.config
         with claim(out, config, resume=resume) as folder:
             start = load(experiment, folder) if resume else None
             write_config(folder, config)
             size = f"{config.num_seeds} seeds, {len(experiment.task_list)} tasks, num_envs {config.num_envs}"
             click.echo(f"{config.algo} on {config.env}: {size}; {config.device}, engine {config.engine} -> {folder}")
+            for note in experiment.notes:
+                click.echo(note)
             if config.algo == "lrq" and config.protocol == "online":
                 click.echo(f"LR-Q convention: {config.lrq_convention}")
             if start and start.episode:
                 click.echo(f"resuming after episode {start.episode} of {config.episodes}")
-            with _interruptible(folder), compiling.deterministic(config.deterministic):
+            with _interruptible(folder), torch_settings.deterministic(config.deterministic):
                 summary = train(experiment, library, folder, start=start, progress=progress)
         click.echo(_table(summary))
 
@@ -145,14 +147,15 @@ def _apart(entry: dict[str, Any]) -> str:
     return "           -" if gap is None else f"{gap:12.4f}"
 
 
-def _prepare(config: Config, library: EnvironmentLibrary, resume: bool) -> Experiment:
+def _prepare(config: Config, library: CommandLibrary, resume: bool, *, warm: bool) -> Experiment:
     """The experiment of a configuration, with CPU threads to suit it.
 
     Raises:
         UsageError: if it needs more memory than there is, or comes from a damaged config.json.
     """
     try:
-        experiment = prepare(config, library)
+        warm_start = partial(start_low_rank, library=library) if config.warm_start and warm else None
+        experiment = prepare(config, library, warm_start)
     except (MemoryError, OverflowError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
@@ -162,7 +165,7 @@ def _prepare(config: Config, library: EnvironmentLibrary, resume: bool) -> Exper
         if not resume:
             raise
         raise UsageError(f"--resume: the run's config.json is corrupted ({error!r}); start a new run") from error
-    compiling.limit_threads(experiment.work)
+    torch_settings.limit_threads(experiment.work)
     return experiment
 
 

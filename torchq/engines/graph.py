@@ -13,18 +13,15 @@ import torch
 from torch import Tensor
 
 from torchq import philox
-from torchq.engines.protocols import Advance, Tables
-from torchq.engines.rollout import Problem, Statistics
+from torchq.engines.compiled import compiled
+from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState, UnavailableError
+from torchq.engines.eager import Stepwise
+from torchq.engines.rollout import Rollout
 from torchq.philox import Purpose
 from torchq.tree import flatten, unflatten
 
 MAX_STEPS = 25
 """Steps of one graph at most: enough to hide its launch, few enough to capture in seconds."""
-
-
-def obstacle(device: torch.device) -> str | None:
-    """What keeps the graph engine from running on a device, in one line; None if nothing does."""
-    return None if device.type == "cuda" else f"CUDA graphs need a GPU, got {device.type}"
 
 
 def capture(body: Callable[[], None]) -> Callable[[], None]:
@@ -52,7 +49,7 @@ class _Replay:
         self._replay = capture(self._run)
 
     def load(self, inputs: Any) -> None:
-        """Write inputs into the buffers."""
+        """Write inputs, or some of them by name, into the buffers."""
         for name, tensor in flatten(inputs).items():
             self.buffers[name].copy_(tensor)
 
@@ -60,9 +57,9 @@ class _Replay:
         """Play once from where the buffers stand."""
         self._replay()
 
-    def take(self, kind: Any, like: Any) -> Any:
-        """Copies of some of the buffers, as a tuple of this kind shaped like another."""
-        return unflatten(kind(*like), {name: tensor.clone() for name, tensor in self.buffers.items()})
+    def take(self, like: Any) -> Any:
+        """Copies of some of the buffers, shaped like a tuple of tensors with names."""
+        return unflatten(like, {name: self.buffers[name].clone() for name in flatten(like)})
 
     def _run(self) -> None:
         for name, tensor in flatten(self._body(unflatten(self._template, self.buffers))).items():
@@ -70,93 +67,92 @@ class _Replay:
 
 
 class _Training(NamedTuple):
-    tasks: tuple[Tensor, ...]
-    task: tuple[Tensor, ...]
-    learner: Any
-    env: Any
-    statistics: Statistics
+    parameters: tuple[Tensor, ...]
+    index: Tensor
+    state: RunState
     step: Tensor
-    epsilon: Tensor
-    learning_rate: Tensor
+    rates: Rates
 
 
 class _Trained(NamedTuple):
-    learner: Any
-    env: Any
-    statistics: Statistics
+    state: RunState
     step: Tensor
 
 
+class _Rated(NamedTuple):
+    rates: Rates
+
+
 class _Testing(NamedTuple):
-    tasks: tuple[Tensor, ...]
-    learner: Any
-    env: Any
+    learner: LearnerState
+    env: EnvState
     total: Tensor
     alive: Tensor
     step: Tensor
 
 
 class _Tested(NamedTuple):
-    env: Any
+    env: EnvState
     total: Tensor
     alive: Tensor
     step: Tensor
 
 
-class GraphProgram:
-    """Whole episodes of a problem as replays of one graph: `train` and `greedy`, as in `protocols` and `evaluation`.
+class GraphEngine:
+    """Whole episodes of a rollout as replays of one graph.
 
     Args:
-        problem: on a GPU.
-        advance: some steps, taking their first as a tensor.
-        greedy_step: `evaluation.greedy_step` or a compiled form of it.
+        rollout: on a GPU.
+        inner: whose steps are captured; it takes the first of them as a tensor. None: compiled ones, or eager ones
+            where torch.compile does not work.
+        name: of the engine.
+
+    Raises:
+        UnavailableError: if there is no GPU.
     """
 
-    def __init__(self, problem: Problem, advance: Advance, greedy_step: Callable[..., Any]) -> None:
-        self.problem, self._advance, self._greedy_step = problem, advance, greedy_step
+    def __init__(self, rollout: Rollout, inner: Any = None, name: str = "graph") -> None:
+        if rollout.device.type != "cuda" and inner is None:
+            raise UnavailableError(f"CUDA graphs need a GPU, got {rollout.device.type}")
+        self.name, self.rollout, self._inner = name, rollout, inner or _stepwise(rollout)
         self._replays: dict[Any, _Replay] = {}
 
-    def train(
-        self, tasks: Any, learner: Any, env: Any, statistics: Statistics, first: int, rates: Tables, task: Tensor | None
-    ) -> tuple[Any, Any, Statistics]:
-        """Consecutive steps with their updates; arguments as in `protocols.Advance`."""
-        block = _block(len(rates.epsilon))
-        step = torch.full((1,), first, device=self.problem.seeds.device)
+    def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int) -> RunState:
+        """Consecutive steps with their updates, as in `Engine`."""
+        steps = len(rates.epsilon)
+        block = _block(steps)
+        step = torch.full((1,), first_step, device=self.rollout.device)
         inputs = _Training(
-            tuple(vars(tasks).values()), () if task is None else (task,), learner, env, statistics, step,
-            rates.epsilon[:block], rates.learning_rate[:block],
-        )  # fmt: skip
+            tuple(vars(batch.tasks).values()), batch.index, state, step, Rates(*(rate[:block] for rate in rates))
+        )
 
         def body(now: _Training) -> _Trained:
-            own, number = type(tasks)(*now.tasks), now.task[0] if now.task else None
-            rates = Tables(now.epsilon, now.learning_rate)
-            state = self._advance(own, now.learner, now.env, now.statistics, now.step, rates, number)
-            return _Trained(*state, now.step + block)
+            playing = Batch(type(batch.tasks)(*now.parameters), now.index, batch.whole)
+            return _Trained(self._inner.train(playing, now.state, now.rates, now.step), now.step + block)
 
-        replay = self._replay(inputs, body)
+        replay = self._replay(inputs, body, batch.whole)
         replay.load(inputs)
-        for start in range(0, len(rates.epsilon), block):
-            replay.buffers["epsilon"].copy_(rates.epsilon[start : start + block])
-            replay.buffers["learning_rate"].copy_(rates.learning_rate[start : start + block])
+        for start in range(0, steps, block):
+            replay.load(_Rated(Rates(*(rate[start : start + block] for rate in rates))))
             replay()
-        after = replay.take(_Trained, (learner, env, statistics, step))
-        return after.learner, after.env, after.statistics
+        return replay.take(_Trained(state, step)).state
 
-    def greedy(self, tasks: Any, learner: Any, env: Any, first: int) -> Tensor:
-        """Undiscounted returns of greedy episodes; arguments as in `evaluation.Greedy`."""
-        problem, device = self.problem, self.problem.seeds.device
-        length = problem.env.episode_length
-        block, shape = _block(length), env.elapsed.shape
-        total = torch.zeros(shape, device=device, dtype=problem.dtype)
-        alive, step = torch.ones(shape, device=device, dtype=torch.bool), torch.full((1,), first, device=device)
-        inputs = _Testing(tuple(vars(tasks).values()), learner, env, total, alive, step)
+    def greedy_returns(self, learner: LearnerState, env: EnvState, first_step: int) -> Tensor:
+        """Returns of greedy episodes, as in `Engine`."""
+        rollout, device, shape = self.rollout, self.rollout.device, env.elapsed.shape
+        length = rollout.env.episode_length
+        block = _block(length)
+        inputs = _Testing(
+            learner, env, torch.zeros(shape, device=device, dtype=rollout.dtype),
+            torch.ones(shape, device=device, dtype=torch.bool), torch.full((1,), first_step, device=device),
+        )  # fmt: skip
 
         def body(now: _Testing) -> _Tested:
-            own, state = type(tasks)(*now.tasks), (now.env, now.total, now.alive)
-            steps, numbers = now.step + torch.arange(block, device=device), torch.arange(shape[1], device=device)
-            bits = problem.bits(Purpose.EVALUATION_STEP, steps, numbers, shape[2], problem.env.num_step_uniforms)
-            for uniforms in philox.uniform(bits, problem.dtype):
-                state = self._greedy_step(problem, own, now.learner, *state, uniforms)
+            state = (now.env, now.total, now.alive)
+            steps, index = now.step + torch.arange(block, device=device), torch.arange(shape[1], device=device)
+            bits = rollout.bits(Purpose.EVALUATION_STEP, steps, index, shape[2], rollout.env.num_step_uniforms)
+            for uniforms in philox.uniform(bits, rollout.dtype):
+                state = self._inner.greedy_step(rollout, now.learner, *state, uniforms)
             return _Tested(*state, now.step + block)
 
         replay = self._replay(inputs, body)
@@ -165,11 +161,19 @@ class GraphProgram:
             replay()
         return replay.buffers["total"].clone()
 
-    def _replay(self, inputs: Any, body: Callable[[Any], Any]) -> _Replay:
-        key = (type(inputs), *((name, tuple(tensor.shape)) for name, tensor in flatten(inputs).items()))
+    def _replay(self, inputs: Any, body: Callable[[Any], Any], *parts: Any) -> _Replay:
+        shapes = ((name, tuple(tensor.shape)) for name, tensor in flatten(inputs).items())
+        key = (type(inputs), *parts, *shapes)
         if key not in self._replays:
             self._replays[key] = _Replay(inputs, body)
         return self._replays[key]
+
+
+def _stepwise(rollout: Rollout) -> Stepwise:
+    try:
+        return compiled(rollout)
+    except UnavailableError:
+        return Stepwise(rollout)
 
 
 def _block(steps: int) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from torchq import philox
+from torchq.engines.contract import Batch, EnvState, RunState, Tasks
 from torchq.lowrank.exploration import epsilon_greedy
 from torchq.lowrank.grid import Grid
 from torchq.lowrank.learner import Learner
@@ -49,15 +51,17 @@ class Environment(Protocol):
         """Grid points per observation dimension."""
         ...
 
-    def reset(self, tasks: Any, uniforms: Tensor) -> Any:
+    def reset(self, tasks: Tasks, uniforms: Tensor) -> EnvState:
         """State at the start of an episode."""
         ...
 
-    def step(self, tasks: Any, state: Any, action: Tensor, uniforms: Tensor) -> tuple[Any, Tensor, Tensor, Tensor]:
+    def step(
+        self, tasks: Tasks, state: EnvState, action: Tensor, uniforms: Tensor
+    ) -> tuple[EnvState, Tensor, Tensor, Tensor]:
         """State, reward, terminated and truncated after one step."""
         ...
 
-    def observe(self, state: Any) -> Tensor:
+    def observe(self, state: EnvState) -> Tensor:
         """Observation, shaped (seeds, tasks, envs, dimensions)."""
         ...
 
@@ -71,30 +75,13 @@ class Draws(NamedTuple):
     autoreset: Tensor
 
 
-class Statistics(NamedTuple):
-    """Sums over steps since the last reading, shaped (seeds, tasks); NaN and infinity stay in them."""
-
-    reward: Tensor
-    """Sum of rewards, mean over environments."""
-    episodes: Tensor
-    """Episodes ended, mean over environments."""
-    absolute_error: Tensor
-    """Sum of |δ|, mean over environments."""
-    squared_error: Tensor
-    """Sum of δ², mean over environments."""
-
-    @classmethod
-    def zeros(cls, num_seeds: int, num_tasks: int, device: Any, dtype: torch.dtype) -> Statistics:
-        """Nothing seen yet."""
-        return cls(*(torch.zeros(num_seeds, num_tasks, device=device, dtype=dtype) for _ in cls._fields))
-
-
 @dataclass(frozen=True)
-class Problem:
-    """Everything that stays the same during a run.
+class Rollout:
+    """Everything that stays the same during a run, and one step of it.
 
     Args:
         env: the family of environments.
+        tasks: parameters of all tasks.
         grid: from observations to rows of the factors.
         learner: the method.
         gamma: discount γ in [0, 1].
@@ -104,6 +91,7 @@ class Problem:
     """
 
     env: Environment
+    tasks: Tasks
     grid: Grid
     learner: Learner
     gamma: float
@@ -111,9 +99,28 @@ class Problem:
     num_envs: int
     dtype: torch.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        return self.seeds.device
+
+    @property
+    def num_tasks(self) -> int:
+        """M."""
+        return len(getattr(self.tasks, dataclasses.fields(self.tasks)[0].name))
+
+    def batch(self, task: int | None = None) -> Batch:
+        """All tasks, or one of them."""
+        index = torch.arange(self.num_tasks, device=self.device)
+        if task is None:
+            return Batch(self.tasks, index, whole=True)
+        index = index[task : task + 1]
+        parameters = {field.name: getattr(self.tasks, field.name)[index] for field in dataclasses.fields(self.tasks)}
+        return Batch(type(self.tasks)(**parameters), index, whole=False)
+
     def bits(self, purpose: Purpose, steps: Tensor, tasks: Tensor, num_envs: int, count: int) -> Tensor:
         """Random words of this run's seeds on this run's device."""
-        envs = torch.arange(num_envs, device=self.seeds.device)
+        envs = torch.arange(num_envs, device=self.device)
         return philox.random_bits(self.seeds, steps, purpose, tasks, envs, count)
 
     def draw(self, steps: Tensor, tasks: Tensor) -> Draws:
@@ -129,58 +136,38 @@ class Problem:
             philox.uniform(autoreset, self.dtype),
         )
 
-    def reset(self, tasks: Any, step: Tensor, task_numbers: Tensor) -> Any:
-        """Environments at the start of an episode, at step counter `step` of shape (1,)."""
-        bits = self.bits(Purpose.RESET, step, task_numbers, self.num_envs, self.env.num_reset_uniforms)[0]
-        return self.env.reset(tasks, philox.uniform(bits, self.dtype))
+    def reset(self, batch: Batch, step: int) -> EnvState:
+        """Environments at the start of an episode, when each has taken so many steps."""
+        first = torch.full((1,), step, device=self.device)
+        bits = self.bits(Purpose.RESET, first, batch.index, self.num_envs, self.env.num_reset_uniforms)[0]
+        return self.env.reset(batch.tasks, philox.uniform(bits, self.dtype))
 
-    def index(self, env_state: Any) -> tuple[Tensor, ...]:
+    def index(self, env_state: EnvState) -> tuple[Tensor, ...]:
         """Rows of the state modes."""
         return self.grid.index(self.env.observe(env_state))
 
-    def step(
-        self,
-        tasks: Any,
-        learner_state: Any,
-        env_state: Any,
-        statistics: Statistics,
-        draws: Draws,
-        epsilon: Tensor,
-        learning_rate: Tensor,
-        task: Tensor | None,
-    ) -> tuple[Any, Any, Statistics]:
+    def step(self, batch: Batch, state: RunState, draws: Draws, epsilon: Tensor, learning_rate: Tensor) -> RunState:
         """One step of the behaviour policy in every environment, and one update from all of them.
 
         Args:
-            tasks: environment parameters of the tasks in the batch.
-            learner_state: before.
-            env_state: before.
-            statistics: sums so far, of the tasks in the batch.
+            batch: who plays.
+            state: before.
             draws: random numbers of this step.
             epsilon: exploration rate, shape ().
             learning_rate: η, shape ().
-            task: None if the batch holds all tasks in order, else the number of its only task, shape (1,).
-
-        Returns:
-            Learner state, environment state and statistics after.
         """
-        index = self.index(env_state)
-        values = self.learner.action_values(learner_state, index, task)
+        learner, env, statistics = state
+        index = self.index(env)
+        values = self.learner.action_values(learner, index, batch.task)
         action = epsilon_greedy(values, epsilon, draws.explore, draws.random_action)
-        env_state, reward, terminated, truncated = self.env.step(tasks, env_state, action, draws.step)
+        env, reward, terminated, truncated = self.env.step(batch.tasks, env, action, draws.step)
         discount = self.gamma * (~terminated).to(reward.dtype)
-        transition = Transition(index, action, reward, discount, self.index(env_state))
-        learner_state, error = self.learner.update(learner_state, transition, learning_rate, task)
+        transition = Transition(index, action, reward, discount, self.index(env))
+        learner, error = self.learner.update(learner, transition, learning_rate, batch.task)
         done = terminated | truncated
-        statistics = Statistics(
-            statistics.reward + reward.mean(-1),
-            statistics.episodes + done.to(reward.dtype).mean(-1),
-            statistics.absolute_error + error.abs().mean(-1),
-            statistics.squared_error + (error * error).mean(-1),
-        )
+        seen = (reward, done.to(reward.dtype), error.abs(), error * error)
+        statistics = statistics.plus(*(x.mean(-1) for x in seen))
         if self.env.terminates:
-            fresh = self.env.reset(tasks, draws.autoreset)
-            env_state = type(env_state)(
-                *(torch.where(done, new, old) for new, old in zip(fresh, env_state, strict=True))
-            )
-        return learner_state, env_state, statistics
+            fresh = self.env.reset(batch.tasks, draws.autoreset)
+            env = type(env)(*(torch.where(done, new, old) for new, old in zip(fresh, env, strict=True)))
+        return RunState(learner, env, statistics)

@@ -1,103 +1,133 @@
-"""The engine of a run: chosen by what works here, and tried for one step against eager mode before it is trusted."""
+"""The engine of a run: the one asked for, or the fastest that works, tried for one step before it is trusted."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from torchq.engines import compiling, evaluation, fused, graph, protocols
-from torchq.engines.evaluation import Greedy
-from torchq.engines.protocols import Advance, RunState, Tables
-from torchq.engines.rollout import Problem, Statistics
+from torchq.engines import compiled, graph
+from torchq.engines.contract import Batch, Engine, Rates, RunState, Statistics, UnavailableError
+from torchq.engines.cpu.engine import CppEngine
+from torchq.engines.eager import Stepwise
+from torchq.engines.gpu import engine as gpu
+from torchq.engines.rollout import Rollout
+from torchq.errors import UsageError
 from torchq.tree import flatten
 
 _LARGEST_TRIAL = 50_000_000
-"""Action values times rank of the largest batch that is tried: eager mode needs them all in memory."""
+"""Numbers of the largest batch that is tried: eager mode needs them all in memory."""
+_TRIAL_RATE = 0.1
+_TOLERANCE = 1e-2
+_SECONDS_WORTH_COMPILING = 10.0
+_SECONDS_PER_STEP, _SECONDS_PER_NUMBER = 1e-3, {"cpu": 1e-8, "cuda": 1e-10}
+"""Of eager mode, roughly: what a step costs whatever its size, and what each number of its largest product adds."""
 
 
-class Execution(NamedTuple):
-    """How an engine trains and tests."""
+class Selection(NamedTuple):
+    """An engine, and why faster ones were passed over."""
 
-    name: str
-    advance: Advance
-    greedy: Greedy
+    engine: Engine
+    passed_over: dict[str, str]
 
 
-def build(problem: Problem, name: str, *, on_gpu: bool | None = None) -> Execution:
-    """The functions of an engine.
+def build(rollout: Rollout, name: str) -> Engine:
+    """An engine by its name.
 
-    Args:
-        problem: what is trained.
-        name: of the engine.
-        on_gpu: whether `fused` is Triton rather than C++; None follows the device.
+    Raises:
+        UnavailableError: if it does not run here, or not this run.
     """
-    on_gpu = problem.seeds.device.type == "cuda" if on_gpu is None else on_gpu
-    if name == "fused" and not on_gpu:
-        compiled = fused.FusedProgram(problem)
-        return Execution(name, compiled.train, compiled.greedy)
-    if name == "fused":
-        program = fused.triton_program(problem)
-        advance = program.train
-        if isinstance(program, fused.BatchedProgram):  # Several launches a step, too small to be made one by one.
-            advance = graph.GraphProgram(problem, advance, evaluation.greedy_step).train
-        return Execution(name, advance, partial(fused.greedy, problem))
-    if name == "graph":
-        inner = "compile" if compiling.compile_obstacle(problem.seeds.device) is None else "eager"
-        step, greedy_step = (compiling.prepare(function, inner) for function in (problem.step, evaluation.greedy_step))
-        replayed = graph.GraphProgram(problem, protocols.stepwise(problem, step), greedy_step)
-        return Execution(name, replayed.train, replayed.greedy)
-    step, greedy_step = (compiling.prepare(function, name) for function in (problem.step, evaluation.greedy_step))
-    return Execution(name, protocols.stepwise(problem, step), evaluation.stepwise(problem, greedy_step))
+    on_gpu = rollout.device.type == "cuda"
+    builders: dict[str, Callable[[Rollout], Engine]] = {
+        "fused": gpu.triton_engine if on_gpu else CppEngine, "graph": graph.GraphEngine, "compile": compiled.compiled,
+        "eager": Stepwise,
+    }  # fmt: skip
+    return builders[name](rollout)
 
 
-def choose(asked: str, problem: Problem, tasks: Any, state: RunState, task: Tensor | None, num_steps: int) -> Execution:
-    """The engine asked for; with "auto", the fastest that works here.
+def select(
+    asked: str, rollout: Rollout, batch: Batch, state: RunState, num_steps: int, too_large: Mapping[str, str]
+) -> Selection:
+    """The engine asked for; with "auto" eager mode for short runs, else the first that works of the faster ones.
 
     Args:
         asked: "auto" or the name of an engine.
-        problem: what is trained.
-        tasks: environment parameters of the tasks that play first.
-        state: at the start.
-        task: number of the first task where tasks take turns.
+        rollout: what is trained.
+        batch: who plays first.
+        state: at the start, for this batch.
         num_steps: steps of the run.
+        too_large: engines that need more memory than there is, and what to do about it.
 
     Raises:
         UsageError: if the engine asked for does not work.
     """
-    built: dict[str, Execution] = {}
+    faster = ("fused", "graph", "compile") if rollout.device.type == "cuda" else ("fused", "compile")
+    names: tuple[str, ...] = (asked,)
+    if asked == "auto":
+        names = (*(faster if _eager_seconds(rollout, batch, num_steps) > _SECONDS_WORTH_COMPILING else ()), "eager")
+        if names == ("eager",) and "eager" in too_large:
+            names = (*faster, "eager")
+    passed_over: dict[str, str] = {}
+    for name in names:
+        try:
+            if name in too_large:
+                raise UnavailableError(too_large[name])
+            return Selection(_trusted(name, rollout, batch, state), passed_over)
+        except UnavailableError as error:
+            passed_over[name] = str(error)
+    if asked != "auto":
+        raise UsageError(f"--engine: {asked} does not work here ({passed_over[asked]}); use auto")
+    raise UsageError(too_large["eager"])
 
-    def obstacle(name: str) -> str | None:
-        found = fused.obstacle(problem) if name == "fused" else graph.obstacle(problem.seeds.device)
-        if found is None:
-            built[name] = build(problem, name)
-            found = disagreement(built[name], problem, tasks, state, task)
-        return found
 
-    tests = {name: partial(obstacle, name) for name in ("fused", "graph")}
-    name = compiling.choose(asked, problem.seeds.device, num_steps, tests)
-    return built.get(name) or build(problem, name)
+def _numbers_of_a_step(rollout: Rollout, batch: Batch) -> int:
+    """Size of the largest product of a step in eager mode: a row for each action of each transition."""
+    transitions = len(rollout.seeds) * len(batch.index) * rollout.num_envs
+    return transitions * rollout.env.num_actions * getattr(rollout.learner, "rank", 1)
+
+
+def _eager_seconds(rollout: Rollout, batch: Batch, num_steps: int) -> float:
+    """Roughly how long a run would take in eager mode."""
+    per_number = _SECONDS_PER_NUMBER.get(rollout.device.type, 0.0)
+    return num_steps * (_SECONDS_PER_STEP + per_number * _numbers_of_a_step(rollout, batch))
+
+
+def _trusted(name: str, rollout: Rollout, batch: Batch, state: RunState) -> Engine:
+    """An engine that takes the first step as eager mode does, where that is small enough to be tried.
+
+    Raises:
+        UnavailableError: if it does not.
+    """
+    engine = build(rollout, name)
+    if name != "eager" and _numbers_of_a_step(rollout, batch) <= _LARGEST_TRIAL:
+        try:
+            found = disagreement(engine, rollout, batch, state)
+        except Exception as error:  # Whatever a compiler or driver raises, another engine does without it.
+            raise UnavailableError(str(error).strip().partition("\n")[0] or type(error).__name__) from error
+        if found:
+            raise UnavailableError(found)
+    return engine
 
 
 @torch.no_grad()
-def disagreement(
-    execution: Execution, problem: Problem, tasks: Any, state: RunState, task: Tensor | None
-) -> str | None:
-    """How one step of an engine differs from eager mode, or fails; None if it does not, or is too large to try."""
-    runs, num_tasks, envs = state.env.elapsed.shape
-    if runs * num_tasks * envs * problem.env.num_actions * getattr(problem.learner, "rank", 1) > _LARGEST_TRIAL:
-        return None
-    device, dtype = problem.seeds.device, problem.dtype
-    rates = Tables(torch.ones(1, device=device, dtype=dtype), torch.full((1,), 1e-3, device=device, dtype=dtype))
-    nothing = Statistics.zeros(runs, num_tasks, device, dtype)
-    given = (tasks, state.learner, state.env, nothing, 0, rates, task)
-    try:
-        expected, found = (flatten(play.advance(*given)[1:]) for play in (build(problem, "eager"), execution))
-    except Exception as error:  # Whatever a compiler or driver raises, another engine does without it.
-        return str(error).strip().partition("\n")[0] or type(error).__name__
-    for name, value in expected.items():
-        if not torch.allclose(found[name].double(), value.double(), rtol=1e-3, atol=1e-3, equal_nan=True):
+def disagreement(engine: Engine, rollout: Rollout, batch: Batch, state: RunState) -> str | None:
+    """How an engine's first step differs from that of eager mode, in one line; None if it does not.
+
+    What counts is how much a step *changes*, tensor by tensor, at a rate that moves every factor: an engine that does
+    nothing is off by all of it.
+    """
+    nothing = Statistics.zeros(len(rollout.seeds), len(batch.index), rollout.device, rollout.dtype)
+    before = state._replace(statistics=nothing)
+    one = torch.ones(1, device=rollout.device, dtype=rollout.dtype)
+    rates = Rates(one, _TRIAL_RATE * one)
+    expected, found = (flatten(tried.train(batch, before, rates, 0)) for tried in (Stepwise(rollout), engine))
+    for name, start in flatten(before).items():
+        ours, theirs = found[name].double(), expected[name].double()
+        same = (ours == theirs) | (ours.isnan() & theirs.isnan())
+        error = torch.linalg.vector_norm(torch.where(same, 0.0, ours - theirs))
+        change = torch.linalg.vector_norm(torch.where(same & ~theirs.isfinite(), 0.0, theirs - start.double()))
+        resolution = torch.finfo(rollout.dtype).eps * torch.linalg.vector_norm(start.double().nan_to_num())
+        if not error <= _TOLERANCE * change + 8 * resolution:
             return f"its first step differs from that of eager mode in {name}"
     return None

@@ -1,25 +1,27 @@
-"""From a configuration to a run in memory: environment, learner, and the functions that play and test."""
+"""From a configuration to a run in memory: environment, learner and engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from torchq import checkpoint, tree
-from torchq.engines import evaluation, select, protocols
-from torchq.runs import memory
+from torchq import tree
+from torchq.config import Config
+from torchq.engines import protocols
+from torchq.engines.contract import Engine, LearnerState, RunState, Statistics
+from torchq.engines.evaluation import evaluate
+from torchq.engines.rollout import Environment, Rollout
+from torchq.engines.select import select
 from torchq.errors import UsageError
 from torchq.lowrank.grid import Grid
+from torchq.lowrank.learner import Learner
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.tabular_q import TabularQ
-from torchq.lowrank.learner import Learner
-from torchq.config import Config
-from torchq.engines.protocols import RunState
-from torchq.engines.rollout import Environment, Problem, Statistics
+from torchq.runs import memory
 
 _CONTRACT = (
     "name", "terminates", "num_actions", "episode_length", "num_reset_uniforms", "num_step_uniforms", "grid_low",
@@ -36,32 +38,41 @@ class EnvironmentLibrary(Protocol):
         """One parameters dataclass of tensors from a list of them."""
         ...
 
-    def select_tasks(self, tasks: Any, index: Tensor) -> Any:
-        """The parameters of some of the tasks."""
-        ...
-
     def optimal_returns(self, env: Any, tasks: list[Any], device: Any) -> list[float] | None:
         """Optimal return of each task, or None where it is not known."""
         ...
 
 
-class Experiment(NamedTuple):
-    """A run ready to start: what is fixed, and the functions that play a round and test the policy."""
+@dataclass(frozen=True)
+class Experiment:
+    """A run ready to start: what is fixed, and how it plays a round and tests a policy."""
 
     config: Config
-    problem: Problem
+    rollout: Rollout
     task_list: list[Any]
-    tasks: Any
-    play: Callable[[RunState, int], tuple[RunState, Any]]
-    evaluate: Callable[[Any, int], Tensor]
+    engine: Engine
     initial_state: RunState
+    notes: tuple[str, ...] = ()
+    """What the user should know about the choices made, one line each."""
 
     @property
     def work(self) -> int:
         """Elements that one step touches, to the order of magnitude: all factors, and their rows for the batch."""
-        batch = len(self.task_list) * self.config.num_envs * sum(self.problem.grid.mode_sizes) * self.config.rank
+        batch = len(self.task_list) * self.config.num_envs * sum(self.rollout.grid.mode_sizes) * self.config.rank
         state = sum(tensor.numel() for tensor in tree.flatten(self.initial_state.learner).values())
         return self.config.num_seeds * batch + state
+
+    def play(self, state: RunState, episode: int) -> tuple[RunState, LearnerState]:
+        """One round: the state after an episode of every task, and the learner whose greedy policy is tested."""
+        if not protocols.takes_turns(self.config, self.rollout):
+            state = protocols.batched_round(self.config, self.rollout, self.engine, state, episode)
+            return state, state.learner
+        state, snapshots = protocols.turns_round(self.config, self.rollout, self.engine, state, episode)
+        return state, self.rollout.learner.join(snapshots)
+
+    def evaluate(self, policy: LearnerState, evaluation: int) -> Tensor:
+        """Returns of a learner's greedy policy, mean over test episodes; shaped (seeds, tasks)."""
+        return evaluate(self.rollout, self.engine, policy, evaluation, self.config.eval_episodes)
 
 
 def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -> Learner:
@@ -92,52 +103,44 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
     )
 
 
-def prepare(config: Config, library: EnvironmentLibrary) -> Experiment:
+def prepare(
+    config: Config, library: EnvironmentLibrary, warm_start: Callable[[Config, Rollout, Any], Any] | None = None
+) -> Experiment:
     """Build everything of a run in memory, with the engine chosen; writes nothing.
+
+    Args:
+        config: hyper-parameters.
+        library: the environments.
+        warm_start: from the cold state of the learner to another, before the engine is tried on it.
 
     Raises:
         UsageError: if the configuration contradicts the environment, or the run does not fit in memory.
     """
-    env: Environment = library.FAMILIES[config.env]()
-    missing = [name for name in _CONTRACT if not hasattr(env, name)]
-    if missing:
-        raise UsageError(f"--env: expected an environment with {', '.join(missing)}, but {type(env).__name__} has none")
+    env = _environment(config, library)
     task_list = env.sample_tasks(config.num_tasks)  # type: ignore[attr-defined]
-    turns = len(task_list) if config.protocol == "online" else 1
-    num_steps = config.episodes * env.episode_length * turns
     config = replace(config, num_tasks=len(task_list))
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     tasks = library.stack_tasks(task_list, device=device, dtype=dtype)
     grid = Grid(env.grid_low, env.grid_high, env.grid_sizes, joint=config.state_modes == "joint")
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
-    problem = Problem(env, grid, learner, config.gamma, seeds, config.num_envs, dtype)
-    free = memory.available(device)
-    memory.check(config, problem, len(task_list), free)
-    in_turns = protocols.takes_turns(config, problem)
+    rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype)
+    too_large = memory.too_large(config, rollout, memory.available(device))
 
-    first = torch.zeros(1, dtype=torch.int64, device=device)
-    numbers = first if in_turns else torch.arange(len(task_list), device=device)
-    state = RunState(
-        learner.init(seeds, device=device, dtype=dtype),
-        problem.reset(library.select_tasks(tasks, numbers), first, numbers),
-        Statistics.zeros(len(seeds), len(task_list), device, dtype),
-    )
-    playing, task = library.select_tasks(tasks, numbers), numbers if in_turns else None
-    chosen = select.choose(config.engine, problem, playing, state, task, num_steps)
-    config = replace(config, engine=chosen.name)
-    memory.check(config, problem, len(task_list), free)
+    in_turns = protocols.takes_turns(config, rollout)
+    batch = rollout.batch(0 if in_turns else None)
+    cold = learner.init(seeds, device=device, dtype=dtype)
+    nothing = Statistics.zeros(len(seeds), len(task_list), device, dtype)
+    state = RunState(warm_start(config, rollout, cold) if warm_start else cold, rollout.reset(batch, 0), nothing)
+    num_steps = config.episodes * env.episode_length * (len(task_list) if in_turns else 1)
+    engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
+    notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
+    return Experiment(replace(config, engine=engine.name), rollout, task_list, engine, state, notes)
 
-    def play(state: RunState, episode: int) -> tuple[RunState, Any]:
-        if not in_turns:
-            state = protocols.batched_round(config, problem, tasks, state, episode, chosen.advance)
-            return state, state.learner
-        state, snapshots = protocols.turns_round(
-            config, problem, library.select_tasks, tasks, state, episode, chosen.advance
-        )
-        return state, learner.join(snapshots)
 
-    def evaluate(policy: Any, number: int) -> Tensor:
-        return evaluation.evaluate(problem, tasks, policy, number, config.eval_episodes, chosen.greedy)
-
-    return Experiment(config, problem, task_list, tasks, play, evaluate, state)
+def _environment(config: Config, library: EnvironmentLibrary) -> Environment:
+    env: Environment = library.FAMILIES[config.env]()
+    missing = [name for name in _CONTRACT if not hasattr(env, name)]
+    if missing:
+        raise UsageError(f"--env: expected an environment with {', '.join(missing)}, but {type(env).__name__} has none")
+    return env

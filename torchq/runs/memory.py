@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import torch
 
+from torchq.config import ENGINES, Config
 from torchq.errors import UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
-from torchq.config import Config
-from torchq.engines.rollout import Problem
+from torchq.engines.rollout import Rollout
 
 _WORDS_PER_TRANSITION = 40
 """8-byte words of state, random numbers and transition that an environment needs in any engine, generously."""
@@ -26,30 +26,30 @@ class Need(NamedTuple):
     """Of one more environment in every task and run."""
 
 
-def needed(config: Config, problem: Problem, num_tasks: int) -> Need:
+def needed(config: Config, rollout: Rollout, engine: str) -> Need:
     """Estimate for a run, from its sizes alone.
 
     Args:
-        config: "auto" counts as "fused", the engine that needs least.
-        problem: learner and environment.
-        num_tasks: M.
+        config: hyper-parameters.
+        rollout: learner and environment.
+        engine: by name; "fused" needs least.
     """
-    size = torch.finfo(problem.dtype).bits // 8
-    learner, runs = problem.learner, len(problem.seeds)
+    size = torch.finfo(rollout.dtype).bits // 8
+    learner, runs, num_tasks = rollout.learner, len(rollout.seeds), rollout.num_tasks
     if isinstance(learner, LowRankQ):
         moments = 0 if learner.optimizer == "sgd" else 2
         entries = learner.groups * sum(learner.sizes) * learner.rank * (1 + moments)
-        row = learner.rank * (problem.env.num_actions + 4 * len(learner.sizes))
+        row = learner.rank * (rollout.env.num_actions + 4 * len(learner.sizes))
     else:
-        entries = num_tasks * math.prod(problem.grid.mode_sizes) * problem.env.num_actions
-        row = problem.env.num_actions
-    temporary = 0 if config.engine in ("auto", "fused") else row * size
+        entries = num_tasks * math.prod(rollout.grid.mode_sizes) * rollout.env.num_actions
+        row = rollout.env.num_actions
+    temporary = 0 if engine == "fused" else row * size
     copies, parts = 2, 0
-    if problem.seeds.device.type == "cuda":
+    if rollout.device.type == "cuda":
         copies = 6  # Graphs keep buffers of their own.
         if isinstance(learner, LowRankQ) and config.protocol == "batched":
             blocks = min(1024, num_tasks // learner.groups * -(-config.num_envs // 16))
-            parts = blocks * learner.groups * sum(problem.grid.mode_sizes) * learner.rank
+            parts = blocks * learner.groups * sum(rollout.grid.mode_sizes) * learner.rank
     return Need(runs * (copies * entries + parts) * size, runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary))
 
 
@@ -66,28 +66,41 @@ def available(device: torch.device) -> int | None:
         return None if pages is None else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def check(config: Config, problem: Problem, num_tasks: int, free: int | None) -> None:
-    """Refuse a run that needs more than there is.
+def too_large(config: Config, rollout: Rollout, free: int | None) -> dict[str, str]:
+    """Engines whose runs need more than there is, with what would fit.
+
+    Args:
+        config: with the engine asked for.
+        rollout: learner and environment.
+        free: bytes; None where the system does not say.
 
     Raises:
-        UsageError: with what would fit.
+        UsageError: if the engine asked for is among them, or with "auto" all are.
     """
-    need = needed(config, problem, num_tasks)
+    found = {}
+    for engine in ENGINES if free is not None else ():
+        if engine != "auto" and (advice := _advice(config, rollout, needed(config, rollout, engine), free or 0)):
+            found[engine] = advice
+    if refused := found.get("fused" if config.engine == "auto" else config.engine):
+        raise UsageError(refused)
+    return found
+
+
+def _advice(config: Config, rollout: Rollout, need: Need, free: int) -> str | None:
+    """What would fit where this does not."""
     total = need.learner + config.num_envs * need.per_env
-    if free is None or total <= free:
-        return
+    if total <= free:
+        return None
     came = f"this one needs about {_shown(total)}, {_shown(free)} are free"
     fitting = (free - need.learner) // need.per_env
     if fitting >= 1:
-        raise UsageError(f"--num-envs: expected a run that fits in memory, but {came}; up to {fitting:,} would fit")
-    runs = len(problem.seeds) * free // (need.learner + need.per_env)
+        return f"--num-envs: expected a run that fits in memory, but {came}; up to {fitting:,} would fit"
+    runs = len(rollout.seeds) * free // (need.learner + need.per_env)
     if runs >= 1:
-        raise UsageError(
-            f"--num-seeds: expected a run that fits in memory, but {came}; with --num-envs 1, up to {runs:,} would fit"
-        )
-    share = free / (need.learner + need.per_env) * len(problem.seeds)
+        return f"--num-seeds: expected a run that fits in memory, but {came}; with --num-envs 1, up to {runs:,} would fit"
+    share = free / (need.learner + need.per_env) * len(rollout.seeds)
     advice = f"with one seed and environment, {share:.1%} of these tasks times this rank would fit"
-    raise UsageError(f"--num-tasks, --rank: expected a run that fits in memory, but {came}; {advice}")
+    return f"--num-tasks, --rank: expected a run that fits in memory, but {came}; {advice}"
 
 
 def _shown(count: int) -> str:

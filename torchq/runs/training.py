@@ -18,8 +18,8 @@ from torchq.runs.experiment import EnvironmentLibrary, Experiment
 from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
 from torchq.runs.plotting import Curve, plot_learning_curves
 from torchq.config import Config
-from torchq.engines.protocols import RunState
-from torchq.engines.rollout import Problem, Statistics
+from torchq.engines.contract import RunState, Statistics
+from torchq.engines.rollout import Rollout
 from torchq.runs.folder import SUMMARY
 from torchq.versions import versions
 
@@ -74,9 +74,9 @@ def train(
     """
     from tqdm import tqdm
 
-    config, problem = experiment.config, experiment.problem
+    config, rollout = experiment.config, experiment.rollout
     here = start or beginning(experiment)
-    samples_per_episode = problem.env.episode_length * config.num_envs
+    samples_per_episode = rollout.env.episode_length * config.num_envs
     metrics = MetricsFile(folder, here.metrics_size)
     board = TensorBoard(folder, here.episode * samples_per_episode if start else None)
     bar = tqdm(
@@ -94,7 +94,7 @@ def train(
                 returns = experiment.evaluate(policy, episode).tolist()
                 report = _report(experiment, state, returns, here, episode, time.monotonic() - begun)
                 state = state._replace(statistics=experiment.initial_state.statistics)
-                metrics.append(episode, episode * samples_per_episode, problem.seeds.tolist(), returns)
+                metrics.append(episode, episode * samples_per_episode, rollout.seeds.tolist(), returns)
                 board.log(report, episode * samples_per_episode)
                 bar.set_postfix_str(
                     f"return {report['eval/mean_reward']:.1f}, ε {report['rollout/exploration_rate']:.3f}, "
@@ -145,10 +145,10 @@ def _report(
             raise DivergedError(_diverged(f"the {name} of task {bad[0][1]} (seed {seed})", first, episode))
     if not tree.all_finite(tree.flatten(state.learner)):
         raise DivergedError(_diverged("a factor or its moments", first, episode))
-    steps = (episode - before.read_episode) * experiment.problem.env.episode_length
+    steps = (episode - before.read_episode) * experiment.rollout.env.episode_length
     report = {
         "rollout/ep_rew_mean": float((sums["reward"] / np.maximum(sums["episodes"], 1.0)).mean()),
-        "rollout/exploration_rate": _epsilon(config, experiment.problem, greedy.shape[1], episode),
+        "rollout/exploration_rate": _epsilon(config, experiment.rollout, greedy.shape[1], episode),
         "time/fps": steps * config.num_envs * greedy.size / (seconds - before.read_seconds),
         "train/td_error": float(sums["absolute_error"].mean() / steps),
         "train/loss": float(0.5 * sums["squared_error"].mean() / steps),
@@ -158,9 +158,9 @@ def _report(
     return report | {f"eval/mean_reward/{task}": float(value) for task, value in enumerate(shown)}
 
 
-def _epsilon(config: Config, problem: Problem, num_tasks: int, episode: int) -> float:
+def _epsilon(config: Config, rollout: Rollout, num_tasks: int, episode: int) -> float:
     """Exploration rate after some episodes."""
-    ticks = episode * problem.env.episode_length * config.num_envs * config.epsilon_clock(num_tasks)
+    ticks = episode * rollout.env.episode_length * config.num_envs * config.epsilon_clock(num_tasks)
     return max(config.epsilon_end, config.epsilon_start * math.exp(ticks * math.log(config.epsilon_decay)))
 
 
@@ -208,12 +208,12 @@ def load(experiment: Experiment, folder: Path) -> Position:
 
 def _finish(experiment: Experiment, library: EnvironmentLibrary, folder: Path, wall_time: float) -> dict[str, Any]:
     """Write summary.json and learning_curve.png."""
-    config, problem = experiment.config, experiment.problem
+    config, rollout = experiment.config, experiment.rollout
     wanted = config.optimal if config.optimal is not None else len(experiment.task_list) <= MAX_TASKS_FOR_OPTIMUM
-    optimal = library.optimal_returns(problem.env, experiment.task_list, problem.seeds.device) if wanted else None
+    optimal = library.optimal_returns(rollout.env, experiment.task_list, rollout.seeds.device) if wanted else None
     metrics = read_metrics(folder, config.num_seeds, len(experiment.task_list))
     low, median, high = np.percentile(metrics.final_return(), [25, 50, 75], axis=0)
-    samples = config.episodes * problem.env.episode_length * config.num_envs
+    samples = config.episodes * rollout.env.episode_length * config.num_envs
     transitions = samples * len(experiment.task_list) * config.num_seeds
     summary = {
         "algo": config.algo,

@@ -9,17 +9,19 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from torchq.runs import conversion
 from torchq.checkpoint import load_checkpoint
-from torchq.errors import UsageError
-from torchq.runs.experiment import EnvironmentLibrary, Experiment
-from torchq.lowrank.grid import Grid
-from torchq.runs.monte_carlo import ControlLibrary, make_cases
 from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
+from torchq.engines.rollout import Rollout
+from torchq.errors import UsageError
+from torchq.lowrank.grid import Grid
+from torchq.lowrank.low_rank_q import LowRankState
 from torchq.lowrank.qtensor import QTensor
 from torchq.quadratic.forms import Quadratic, form
-from torchq.runs.folder import read_config
 from torchq.quadratic.sdp import CONTROL_FLOOR
+from torchq.runs import conversion
+from torchq.runs.experiment import EnvironmentLibrary
+from torchq.runs.folder import read_config
+from torchq.runs.monte_carlo import ControlLibrary, make_cases
 from torchq.runs.study import Case
 
 
@@ -35,8 +37,8 @@ class _Source(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def start_low_rank(experiment: Experiment, library: BothWorlds) -> Experiment:
-    """The experiment with the factors of `--warm-start` in the place of its cold ones.
+def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState, library: BothWorlds) -> LowRankState:
+    """The learner's state with the factors of `--warm-start` in the place of its cold ones.
 
     From a quadratic run, Q(x, u) of its largest data set is written down on the grid for all tasks, and TensorLy's
     `parafac` decomposes it; from a run of the same algo, the factors themselves. Run s starts from the
@@ -45,22 +47,18 @@ def start_low_rank(experiment: Experiment, library: BothWorlds) -> Experiment:
     Raises:
         UsageError: if the source does not fit.
     """
-    config, problem = experiment.config, experiment.problem
-    source = _read(config, experiment.config.num_tasks, (*QUADRATIC_ALGOS, config.algo))
-    state = experiment.initial_state.learner
+    source = _read(config, config.num_tasks, (*QUADRATIC_ALGOS, config.algo))
     if source.config.algo == config.algo:
-        factors = _copied(source, state.factors, problem.seeds)
-    else:
-        cases, used = make_cases(config, library), problem.seeds % _num_runs(source)
-        factors = [factor.clone() for factor in state.factors]
-        for run in used.unique().tolist():
-            table = _table(cases, _learnt(source, run), problem.env, problem.grid)
-            per_group = {"stlrq": [table], "lrq": list(table), "clrq": [table.mean(0)]}[config.algo]
-            for group, own in enumerate(per_group):
-                for factor, new in zip(factors, conversion.decompose(own, config.rank), strict=True):
-                    factor[used == run, group] = new.to(factor)
-    warm = state._replace(factors=tuple(factors))
-    return experiment._replace(initial_state=experiment.initial_state._replace(learner=warm))
+        return cold._replace(factors=tuple(_copied(source, cold.factors, rollout.seeds)))
+    cases, used = make_cases(config, library), rollout.seeds % _num_runs(source)
+    factors = [factor.clone() for factor in cold.factors]
+    for run in used.unique().tolist():
+        table = _table(cases, _learnt(source, run), rollout.env, rollout.grid)
+        per_group = {"stlrq": [table], "lrq": list(table), "clrq": [table.mean(0)]}[config.algo]
+        for group, q_table in enumerate(per_group):
+            for factor, new in zip(factors, conversion.decompose(q_table, config.rank), strict=True):
+                factor[used == run, group] = new.to(factor)
+    return cold._replace(factors=tuple(factors))
 
 
 def quadratic_starts(config: Config, cases: list[Case], library: BothWorlds) -> Quadratic:

@@ -20,11 +20,8 @@ _INFIX = {
 }  # fmt: skip
 _OWN = {"minimum": "minimum", "maximum": "maximum", "remainder": "modulo", "abs": "absolute", "not": "invert",
         SELECT: "choose"}  # fmt: skip
-_LIBRARY = {
-    "round": "rint",
-    **{name: name for name in ("floor", "ceil", "trunc", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
-                               "tanh", "exp", "expm1", "log", "log1p", "log2", "log10", "pow", "atan2", "fmod")},
-}  # fmt: skip
+_LIBRARY = {"round": "rint"}
+"""Functions of the C library; the others have the name of their operator."""
 
 
 def family(program: FamilyProgram) -> str:
@@ -116,7 +113,9 @@ class _Printed:
             return f"{_OWN[operator]}({', '.join(operands)})"
         names = ["x", "y"][: len(operands)]
         arguments = ", ".join(f"{_SCALARS[number.dtype]} {name}" for name in names)
-        return f"map({', '.join(operands)}, []({arguments}) {{ return std::{_LIBRARY[operator]}({', '.join(names)}); }})"
+        return (
+            f"map({', '.join(operands)}, []({arguments}) {{ return std::{_LIBRARY[operator]}({', '.join(names)}); }})"
+        )
 
 
 def _constant(number: Number) -> str:

@@ -1,9 +1,9 @@
 """Trace a family's `step`, `reset` and `observe` to scalar programs: run them on small tensors that remember.
 
-The functions run once on `Lanes`, tensors of a small batch (seeds, tasks, envs) that carry, for every element behind the
-batch axes, the `Number` that one environment computes. What they call arrives here as ATen operators: elementwise ones
-follow `lowering`, those that stack, select or copy move numbers about, and any other is named in an error, as is a value
-that steers Python's control flow. (`make_fx` records the same operators, but its first use loads half of torch's
+The functions run once on `Lanes`, tensors of a small batch (seeds, tasks, envs) that carry, for every element behind
+the batch axes, the `Number` that one environment computes. What they call arrives here as ATen operators: elementwise
+ones follow `lowering`, those that stack, select or copy move numbers about, and any other is named in an error, as is a
+value that steers Python's control flow. (`make_fx` records the same operators, but its first use loads half of torch's
 compiler: 0.9 s.)
 """
 

@@ -1,0 +1,155 @@
+"""The fused engine on a CPU: whole episodes of a run by one C++ program, made for its environments and sizes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchq.engines.codegen import cpp
+from torchq.engines.codegen.trace import TranslationError, trace_family
+from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState, UnavailableError
+from torchq.engines.cpu import build
+from torchq.engines.rollout import Rollout
+from torchq.lowrank.low_rank_q import LowRankQ, LowRankState
+from torchq.lowrank.optim import Moments
+
+_OPTIMIZERS = {"sgd": 0, "adam": 1, "adamax": 2}
+_COUNTS = ("seeds", "groups", "tasks", "envs", "steps", "first_step", "updates", "num_updates", "threads")
+
+
+class CppEngine:
+    """Whole episodes in one call.
+
+    Args:
+        rollout: with a low-rank learner, on the CPU.
+
+    Raises:
+        UnavailableError: if it is another, its environment cannot be translated, or the program does not compile.
+    """
+
+    name = "fused"
+
+    def __init__(self, rollout: Rollout) -> None:
+        if rollout.device.type != "cpu":
+            raise UnavailableError(f"it needs the CPU, got {rollout.device.type}")
+        if not isinstance(rollout.learner, LowRankQ):
+            raise UnavailableError("it needs stlrq, lrq or clrq")
+        if len(rollout.learner.action_sizes) != 1:
+            raise UnavailableError("it needs one action mode")
+        self.rollout, self.learner = rollout, rollout.learner
+        self._real: Any = ctypes.c_float if rollout.dtype == torch.float32 else ctypes.c_double
+        start = rollout.reset(rollout.batch(0), 0)
+        try:
+            program = trace_family(rollout.env, rollout.tasks, start, rollout.dtype)
+            self._library = build.library(_constants(rollout, self.learner), cpp.family(program))
+        except (TranslationError, RuntimeError, OSError) as error:
+            raise UnavailableError(str(error).strip().partition("\n")[0]) from error
+        self._arguments = _arguments(len(program.field_types), len(self.learner.sizes), self._real)
+        assert ctypes.sizeof(self._arguments) == self._library.torchq_size()
+
+    def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int, *, updates: bool = True) -> RunState:
+        """Consecutive steps with their updates, as in `Engine`.
+
+        Args:
+            batch: who plays.
+            state: before; it stays as it was.
+            rates: of each step.
+            first_step: how many steps each environment has taken before.
+            updates: whether to learn; without, the environments are played by the behaviour policy alone.
+        """
+        learner, env, statistics = state
+        factors = [_copy(factor) for factor in learner.factors]
+        moments = [Moments(*map(_copy, moment)) for moment in learner.moments]
+        fields, steps = [_copy(field) for field in env], len(rates.epsilon)
+        sums = torch.zeros(*statistics.reward.shape, 4, dtype=torch.float64)
+        weights = None
+        if self.learner.task_weights:
+            weights = torch.tensor(self.learner.task_weights, dtype=self.rollout.dtype)[batch.index]
+        self._call(
+            "torchq_train", batch, factors, fields, groups=self.learner.groups, steps=steps, first_step=first_step,
+            updates=int(updates), num_updates=int(learner.num_updates), epsilon=rates.epsilon,
+            learning_rate=rates.learning_rate, task_weights=weights, statistics=sums,
+            first=[moment.first for moment in moments], second=[moment.second for moment in moments],
+        )  # fmt: skip
+        count = learner.num_updates + int(updates) * steps * self.learner.num_sweeps
+        after = LowRankState(tuple(factors), tuple(moments), count)
+        return RunState(after, type(env)(*fields), statistics.plus(*sums.unbind(-1)))
+
+    def greedy_returns(self, learner: LearnerState, env: EnvState, first_step: int) -> Tensor:
+        """Returns of greedy episodes, as in `Engine`."""
+        factors, fields = [factor.contiguous() for factor in learner.factors], [_copy(field) for field in env]
+        total = torch.zeros(fields[0].shape, dtype=torch.float64)
+        self._call(
+            "torchq_greedy", self.rollout.batch(), factors, fields, groups=max(factor.shape[1] for factor in factors),
+            steps=self.rollout.env.episode_length, first_step=first_step, total=total,
+        )  # fmt: skip
+        return total.to(self.rollout.dtype)
+
+    def _call(self, function: str, batch: Batch, factors: list[Tensor], fields: list[Tensor], **given: Any) -> None:
+        """Call the program with the arguments given; tensors by their addresses, and what is left out 0."""
+        seeds, tasks, envs = fields[0].shape
+        given |= {
+            "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(), "seed_numbers": self.rollout.seeds,
+            "task_index": batch.index, "parameters": batch.parameters, "state": fields, "factors": factors,
+            "factor_groups": [factor.shape[1] for factor in factors], "rows": [factor.shape[2] for factor in factors],
+            "gamma": self.rollout.gamma,
+        }  # fmt: skip
+        arguments = self._arguments()
+        for name, value in given.items():
+            if isinstance(value, list):
+                getattr(arguments, name)[:] = [_address(x) if isinstance(x, Tensor) else x for x in value]
+            else:
+                setattr(arguments, name, _address(value) if isinstance(value, Tensor) else value)
+        getattr(self._library, function)(ctypes.byref(arguments))
+
+
+def num_threads() -> int:
+    """All processors that this process may use, or OMP_NUM_THREADS of them."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("OMP_NUM_THREADS", available))
+
+
+def _constants(rollout: Rollout, learner: LowRankQ) -> dict[str, str]:
+    """What the program is compiled for besides its family."""
+    grid = rollout.grid
+    constants = {
+        "REAL": "float" if rollout.dtype == torch.float32 else "double", "RANK": learner.rank,
+        "ACTIONS": rollout.env.num_actions, "JOINT": int(grid.joint), "HAS_TASK": int(learner.has_task_mode),
+        "GRID_LOW": _braces(grid.low), "GRID_HIGH": _braces(grid.high), "GRID_SIZES": _braces(grid.sizes),
+        "OPTIMIZER": _OPTIMIZERS[learner.optimizer], "BLOCK_ORDER": int(learner.update_order == "block"),
+        "NORMALISED": int(learner.normalised), "SWEEPS": learner.num_sweeps, "LOSS_SCALE": learner.loss_scale,
+    }  # fmt: skip
+    return {name: str(value) for name, value in constants.items()}
+
+
+def _braces(values: Any) -> str:
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Structure]:
+    """The struct Args of the program, field by field."""
+    pointer, fields, modes = ctypes.c_void_p, ctypes.c_void_p * num_fields, ctypes.c_void_p * num_modes
+
+    class Args(ctypes.Structure):
+        _fields_ = [
+            *((count, ctypes.c_int64) for count in _COUNTS),
+            ("seed_numbers", pointer), ("task_index", pointer), ("parameters", pointer), ("state", fields),
+            ("factors", modes), ("factor_groups", ctypes.c_int64 * num_modes), ("first", modes), ("second", modes),
+            ("rows", ctypes.c_int64 * num_modes), ("epsilon", pointer), ("learning_rate", pointer),
+            ("task_weights", pointer), ("statistics", pointer), ("total", pointer), ("gamma", real),
+        ]  # fmt: skip
+
+    return Args
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _address(tensor: Tensor) -> int | None:
+    assert tensor.is_contiguous()
+    return tensor.data_ptr() or None

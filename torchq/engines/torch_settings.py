@@ -1,0 +1,36 @@
+"""Settings of PyTorch that belong to a run: threads, and the order of sums."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_WORTH_THREADS = 500_000
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Let PyTorch add in a fixed order on a GPU, where wanted, as it always does on a CPU."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # As cuBLAS asks for.
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def limit_threads(work: int) -> None:
+    """Compute on one CPU thread where a step is too small to share, unless OMP_NUM_THREADS says otherwise.
+
+    Starting and joining threads costs more than it gives on small steps, and much more beside other programs.
+
+    Args:
+        work: elements that one step touches.
+    """
+    if work < _WORTH_THREADS and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
