@@ -19,7 +19,7 @@ import torch
 import envs
 from torchq.cli.evaluate import main as report
 from torchq.cli.train import main as train
-from torchq.engines import fused
+from torchq.engines.cpu.engine import num_threads
 from torchq.versions import versions
 
 RUNS = {"pendulum": 100, "wireless": 200}
@@ -59,9 +59,7 @@ def main() -> None:
             raise SystemExit(2)
         picture = next((out / env).glob("*.png"))
         shutil.copy(picture, results / f"{env}-paper.png")
-    machine = (
-        torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {fused.num_threads()} threads"
-    )
+    machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()}, {num_threads()} threads"
     where = f"{machine}; {versions()}; evaluation included, {total:.0f} s together"
     text = "\n".join(["# The paper's figures", "", where, "", *rows]) + "\n"
     print(text)

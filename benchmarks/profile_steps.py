@@ -14,14 +14,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 import envs
 from torchq.config import resolve
-from torchq.engines import fused
-from torchq.engines.protocols import Tables
-from torchq.engines.rollout import Statistics
+from torchq.engines.contract import Rates, Statistics
+from torchq.engines.cpu.engine import CppEngine
 from torchq.runs.experiment import Experiment, prepare
 from torchq.versions import git_commit, versions
 
@@ -48,24 +48,23 @@ def microseconds(action: Callable[[], object], transitions: int) -> float:
 def round_of(experiment: Experiment) -> float:
     """Microseconds per transition of a whole round."""
     shape = experiment.initial_state.statistics.reward.shape
-    count = shape.numel() * experiment.config.num_envs * experiment.problem.env.episode_length
+    count = shape.numel() * experiment.config.num_envs * experiment.rollout.env.episode_length
     return microseconds(lambda: experiment.play(experiment.initial_state, 0), count)
 
 
-def stages(experiment: Experiment, task: torch.Tensor | None) -> list[float]:
+def stages(experiment: Experiment, task: int | None) -> list[float]:
     """Microseconds per transition of the fused program, stage by stage, after some rounds of training."""
-    problem, state = experiment.problem, experiment.initial_state
+    rollout, state = experiment.rollout, experiment.initial_state
     for episode in range(WARM_UP):
         state, _ = experiment.play(state, episode)
-    program, steps = fused.FusedProgram(problem), problem.env.episode_length
-    tasks = experiment.tasks if task is None else envs.select_tasks(experiment.tasks, task)
-    nothing = Statistics.zeros(*state.env.elapsed.shape[:2], "cpu", problem.dtype)
+    engine, steps = CppEngine(rollout), rollout.env.episode_length
+    nothing = Statistics.zeros(*state.env.elapsed.shape[:2], "cpu", rollout.dtype)
+    batch, state = rollout.batch(task), state._replace(statistics=nothing)
     found = []
     for _, epsilon, updates in STAGES:
-        rates = Tables(*(torch.full((steps,), value, dtype=problem.dtype) for value in (epsilon, 1e-3)))
-        given = (tasks, state.learner, state.env, nothing, 0, rates, task)
-        count = state.env.elapsed.numel() * steps
-        found.append(microseconds(lambda given=given, learn=updates: program.train(*given, updates=learn), count))
+        rates = Rates(*(torch.full((steps,), value, dtype=rollout.dtype) for value in (epsilon, 1e-3)))
+        train = partial(engine.train, batch, state, rates, 0, updates=updates)
+        found.append(microseconds(train, state.env.elapsed.numel() * steps))
     return found
 
 
@@ -85,7 +84,7 @@ def main() -> None:
     ]  # fmt: skip
     for label, (env, preset), flags in cases:
         slow = [round_of(make(env, preset, engine, **flags)) for engine in ("eager", "compile")]
-        task = torch.zeros(1, dtype=torch.int64) if preset == "paper" else None
+        task = 0 if preset == "paper" else None
         cells = " | ".join(f"{value:.3g}" for value in (*slow, *stages(make(env, preset, "fused", **flags), task)))
         print(f"| {label} | {cells} |", flush=True)
     experiment = make("pendulum", "paper", "eager", num_seeds=100)

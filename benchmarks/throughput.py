@@ -22,12 +22,17 @@ from typing import Any, NamedTuple
 
 import torch
 from reference import transitions_per_second
+from torch import Tensor
 
 import envs
 from torchq.config import resolve
-from torchq.engines import compiling, evaluation, fused, graph, protocols
-from torchq.engines.protocols import Tables
-from torchq.engines.rollout import Problem
+from torchq.engines import graph, torch_settings
+from torchq.engines.contract import Batch, Rates, RunState
+from torchq.engines.cpu.engine import CppEngine, num_threads
+from torchq.engines.eager import Stepwise
+from torchq.engines.graph import GraphEngine
+from torchq.engines.rollout import Draws, Rollout
+from torchq.engines.select import build
 from torchq.lowrank.exploration import epsilon_greedy
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.runs.experiment import Experiment, prepare
@@ -71,44 +76,47 @@ def make(env: str, rank: int, batch: int, tasks: int, device: str) -> Experiment
 
 def stepper(experiment: Experiment, name: str, stage: str) -> Callable[[int], None]:
     """A function that plays some steps with an engine; the environment alone takes random actions."""
-    problem, tasks, state = experiment.problem, experiment.tasks, experiment.initial_state
-    device, dtype = problem.seeds.device, problem.dtype
-    epsilon = torch.full((), 1.0 if stage == STAGES[0] else 0.1, device=device, dtype=dtype)
-    rate = torch.full((), 1e-3, device=device, dtype=dtype)
-
-    def environment(tasks: Any, learner: Any, env_state: Any, statistics: Any, draws: Any, *_: Any) -> Any:
-        return learner, problem.env.step(tasks, env_state, draws.random_action, draws.step)[0], statistics
-
-    def act(tasks: Any, learner: Any, env_state: Any, statistics: Any, draws: Any, epsilon: Any, *_: Any) -> Any:
-        values = problem.learner.action_values(learner, problem.index(env_state), None)
-        action = epsilon_greedy(values, epsilon, draws.explore, draws.random_action)
-        return learner, problem.env.step(tasks, env_state, action, draws.step)[0], statistics
-
-    function = {"environment": environment, "+ act": act, "+ update": problem.step}[stage]
-    play, last, cuda = advance(problem, name, stage, function), [state], device.type == "cuda"
+    rollout, state = experiment.rollout, experiment.initial_state
+    epsilon = torch.full((), 1.0 if stage == STAGES[0] else 0.1, device=rollout.device, dtype=rollout.dtype)
+    rate = torch.full((), 1e-3, device=rollout.device, dtype=rollout.dtype)
+    play, last, batch = trainer(rollout, name, stage), [state], rollout.batch()
 
     def steps_of(count: int) -> None:
-        rates = Tables(epsilon.expand(count).contiguous(), rate.expand(count).contiguous())
-        learner, env, _ = play(tasks, last[0].learner, last[0].env, state.statistics, 0, rates, None)
-        last[0] = last[0]._replace(learner=learner, env=env)
-        if cuda:
+        rates = Rates(epsilon.expand(count).contiguous(), rate.expand(count).contiguous())
+        last[0] = play(batch, last[0]._replace(statistics=state.statistics), rates, 0)
+        if rollout.device.type == "cuda":
             torch.cuda.synchronize()
 
     return steps_of
 
 
-def advance(problem: Problem, name: str, stage: str, step: Callable[..., Any]) -> Callable[..., Any]:
-    """Consecutive steps of a stage with an engine."""
-    updates, on_gpu = stage == STAGES[2], problem.seeds.device.type == "cuda"
-    if name == "fused" and not on_gpu:
-        return partial(fused.FusedProgram(problem).train, updates=updates)
-    if name == "fused":
-        launches = partial(fused.BatchedProgram(problem).train, updates=updates)
-        return graph.GraphProgram(problem, launches, evaluation.greedy_step).train
-    if name == "graph":
-        compiled = protocols.stepwise(problem, compiling.prepare(step, "compile"))
-        return graph.GraphProgram(problem, compiled, evaluation.greedy_step).train
-    return protocols.stepwise(problem, compiling.prepare(step, name))
+def trainer(rollout: Rollout, name: str, stage: str) -> Callable[..., RunState]:
+    """`train` of an engine, or only the first stages of its steps."""
+    engine = build(rollout, name)
+    if stage == STAGES[2]:
+        return engine.train
+    if isinstance(engine, CppEngine):
+        return partial(engine.train, updates=False)
+    if isinstance(engine, GraphEngine) and not isinstance(engine.inner, Stepwise):
+        engine.inner.train = partial(engine.inner.train, updates=False)
+        return engine.train
+    stepwise = engine.inner if isinstance(engine, GraphEngine) else engine
+    assert isinstance(stepwise, Stepwise)
+    function = partial(environment, rollout) if stage == STAGES[0] else partial(act, rollout)
+    stepwise.step = function if name == "eager" else torch.compile(function, dynamic=False, fullgraph=True)
+    return engine.train
+
+
+def environment(rollout: Rollout, batch: Batch, state: RunState, draws: Draws, *_: Tensor) -> RunState:
+    """The environment alone."""
+    return state._replace(env=rollout.env.step(batch.tasks, state.env, draws.random_action, draws.step)[0])
+
+
+def act(rollout: Rollout, batch: Batch, state: RunState, draws: Draws, epsilon: Tensor, _: Tensor) -> RunState:
+    """Behaviour policy and environment."""
+    values = rollout.learner.action_values(state.learner, rollout.index(state.env), None)
+    action = epsilon_greedy(values, epsilon, draws.explore, draws.random_action)
+    return state._replace(env=rollout.env.step(batch.tasks, state.env, action, draws.step)[0])
 
 
 def measure(env: str, name: str, stage: str, rank: int, batch: int, tasks: int, device: str) -> Cell | None:
@@ -154,7 +162,7 @@ def measure_online(env: str, algo: str, name: str, device: str) -> Cell:
 
     play()
     batch = last[0].statistics.reward.numel()
-    found = spread(play, batch * experiment.problem.env.episode_length)
+    found = spread(play, batch * experiment.rollout.env.episode_length)
     return Cell(env, name, f"paper, {algo}", config.rank, batch, len(experiment.task_list), *found)
 
 
@@ -193,10 +201,9 @@ def cost(experiment: Experiment, stage: str) -> tuple[float, float]:
     of factors stay in caches. Operations: weights of the visited rows, action values, the prediction, and for each mode
     a cofactor and its sum; random numbers and the environment itself are not counted.
     """
-    problem = experiment.problem
-    learner = problem.learner
+    learner = experiment.rollout.learner
     assert isinstance(learner, LowRankQ)
-    modes, rank, actions = len(learner.sizes), learner.rank, problem.env.num_actions
+    modes, rank, actions = len(learner.sizes), learner.rank, experiment.rollout.env.num_actions
     moved = 2.0 * 4 * len(experiment.initial_state.env._fields)
     values = (modes - 2) * rank + 2 * rank * actions
     if stage == STAGES[0]:
@@ -246,7 +253,7 @@ def measure_all(engines: list[str], exponents: list[int], task_counts: list[int]
         for name in engines:
             add("paper", measure_online(env, algo, name, device))
     if device == "cuda":  # On a CPU the order of additions is always the same.
-        with compiling.deterministic(True):
+        with torch_settings.deterministic(True):
             for name in engines:
                 add("deterministic", measure("pendulum", name, update, 8, largest, 4, device))
     return found
@@ -281,7 +288,7 @@ def main() -> None:
     exponents, counts = (list(map(int, filter(None, given.split(",")))) for given in (chosen.batches, chosen.tasks))
     bounds, slow = limits(device), transitions_per_second(seconds=5.0)
     found = measure_all(chosen.engines.split(","), exponents, counts, device)
-    processor = f"{platform.machine()}, {fused.num_threads()} threads"
+    processor = f"{platform.machine()}, {num_threads()} threads"
     processor = torch.cuda.get_device_name() if device == "cuda" else processor
     text = report(found, bounds, slow, f"{processor}; {versions()}; commit {commit}")
     print(text)

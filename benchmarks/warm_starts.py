@@ -11,6 +11,7 @@ import platform
 import statistics
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 import envs
 from torchq.cli.train import main as train
 from torchq.config import resolve
-from torchq.engines import compiling
+from torchq.engines import torch_settings
 from torchq.runs.experiment import Experiment, prepare
 from torchq.runs.study_results import by_samples, read_rows
 from torchq.runs.warm_starts import start_low_rank
@@ -40,11 +41,12 @@ def command(*arguments: object) -> None:
         raise SystemExit(code)
 
 
-def cold(**flags: object) -> Experiment:
-    """The default stlrq run on the pendulum family."""
+def prepared(**flags: object) -> Experiment:
+    """The default stlrq run on the pendulum family, from a warm start where one is given."""
     config = replace(resolve("stlrq", "pendulum", "default", {"num_seeds": SEEDS, **flags}), device="cpu")
-    experiment = prepare(config, envs)
-    compiling.limit_threads(experiment.work)
+    warm_start = partial(start_low_rank, library=envs) if config.warm_start else None
+    experiment = prepare(config, envs, warm_start)
+    torch_settings.limit_threads(experiment.work)
     return experiment
 
 
@@ -56,7 +58,7 @@ def constant(experiment: Experiment, value: float) -> Experiment:
         factor[..., 0] = abs(value) ** (1.0 / len(factors))
     factors[0][..., 0] *= np.sign(value)
     state = experiment.initial_state._replace(learner=learner._replace(factors=tuple(factors)))
-    return experiment._replace(initial_state=state)
+    return replace(experiment, initial_state=state)
 
 
 @torch.no_grad()
@@ -82,12 +84,12 @@ def samples_to(medians: np.ndarray, threshold: float) -> str:
 
 def into_stlrq(folder: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """Table and curves of the starts of stlrq."""
-    starts = {"cold": cold()}
-    starts |= {f"constant {value:g}": constant(cold(), value) for value in CONSTANTS}
+    starts = {"cold": prepared()}
+    starts |= {f"constant {value:g}": constant(prepared(), value) for value in CONSTANTS}
     for samples in (20, 200):
         name = folder / f"quadratic-{samples}"
         command("--algo", "lmi-qli", "--env", "pendulum", "--num-seeds", SEEDS, "--sizes", samples, "--out", name)
-        starts[f"lmi-qli, {samples} samples a task"] = start_low_rank(cold(warm_start=str(name)), envs)
+        starts[f"lmi-qli, {samples} samples a task"] = prepared(warm_start=str(name))
     curves = {name: curve(experiment) for name, experiment in starts.items()}
     heads = [f"samples to {threshold:g}" for threshold in THRESHOLDS]
     rows = [f"| start | return before training | {' | '.join(heads)} | last 10 evaluations |", "|---" * 5 + "|"]

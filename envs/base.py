@@ -9,8 +9,12 @@ and `observe(state)`, `sample_tasks(num_tasks)` (a list of parameters dataclasse
 ones), and these attributes: `name`, `num_actions`, `episode_length`, `terminates` (whether an episode can end before
 its length; the caller then resets it), `num_reset_uniforms`, `num_step_uniforms`, `grid_low`, `grid_high` and
 `grid_sizes` (the learner's grid, one value per dimension of the observation). The Gymnasium view needs
-`observation_low` and `observation_high` too. An environment with a `program`, the path of its step in C++ (see
-`pendulum.h`), runs in the fused engine of torchq; the others run in all the rest.
+`observation_low` and `observation_high` too.
+
+That is all that an environment needs: torchq's fused engines translate `step`, `reset` and `observe` to C++ and Triton.
+They can if the three work number by number, with the batch as they find it: arithmetic, comparisons, `torch.where`,
+`clamp`, `sin` and the like, and stacking, selecting or unbinding what lies behind the batch's axes. Matrix products and
+control flow that reads a value run in the other engines.
 
 `tasks` is a parameters dataclass whose fields are tensors shaped (tasks, 1); `uniforms` are the random numbers of the
 call, uniform in [0, 1), shaped (seeds, tasks, envs, n) with n = `num_reset_uniforms` or `num_step_uniforms`: where they

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,7 +67,6 @@ class Pendulum:
     max_speed: float = 8.0
 
     name = "pendulum"
-    program: ClassVar[Path | None] = Path(__file__).with_suffix(".h")
     terminates = False
     num_reset_uniforms = 1
     num_step_uniforms = 0
@@ -117,10 +115,3 @@ class Pendulum:
     def observe(self, state: PendulumState) -> Tensor:
         """(θ, θ̇), shaped (seeds, tasks, envs, 2)."""
         return torch.stack((state.theta, state.theta_dot), dim=-1)
-
-    @staticmethod
-    def triton_step() -> tuple[Any, Any]:
-        """Observation and step in Triton, for the fused engine on a GPU."""
-        from envs import kernels
-
-        return kernels.STEPS["pendulum"]

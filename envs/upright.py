@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,8 +33,6 @@ class UprightPendulum(Pendulum):
     control_weight: float = 0.1
     gamma: float = 0.99
 
-    program: ClassVar[Path | None] = None
-    triton_step = None  # type: ignore[assignment]
     num_reset_uniforms = 2
     noise = 0.0
     start_high = (0.3, 0.5)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,7 +90,6 @@ class Wireless:
     occupied_probability: float = 0.2
 
     name = "wireless"
-    program = Path(__file__).with_suffix(".h")
     terminates = False
     num_reset_uniforms = 2
     num_step_uniforms = 5
@@ -159,10 +157,3 @@ class Wireless:
         """(g, o, q, b), shaped (seeds, tasks, envs, 4)."""
         gain = state.channel_real**2 + state.channel_imag**2
         return torch.stack((gain, state.occupied, state.queue, state.battery), dim=-1)
-
-    @staticmethod
-    def triton_step() -> tuple[Any, Any]:
-        """Observation and step in Triton, for the fused engine on a GPU."""
-        from envs import kernels
-
-        return kernels.STEPS["wireless"]

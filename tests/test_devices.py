@@ -5,7 +5,8 @@ import torch
 from problems import experiment, library, play
 
 from torchq import philox
-from torchq.engines import compiling
+from torchq.engines import graph, torch_settings
+from torchq.engines.eager import Stepwise
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SHORT = library(episode_length=50)
@@ -59,10 +60,8 @@ def test_factors_of_a_million_tasks_fit_in_a_gigabyte():
 @pytest.mark.parametrize("engine", ["eager", "graph"])
 def test_deterministic_runs_give_the_same_bytes_twice_on_the_gpu(engine, monkeypatch):
     """Joint state modes have 400 rows, which are summed by scatter."""
-    monkeypatch.setattr(
-        "torchq.engines.compiling.compile_obstacle", lambda device: "shapes are checked in this process"
-    )
+    monkeypatch.setattr(graph, "compiled", Stepwise)  # Shapes are checked in this process.
     options = {"device": "cuda", "state_modes": "joint", "num_envs": 512, "library": SHORT, "engine": engine}
-    with compiling.deterministic(True):
+    with torch_settings.deterministic(True):
         first, second = (play(experiment("stlrq", "pendulum", **options), 2).learner.factors for _ in range(2))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))

@@ -97,7 +97,7 @@ def test_turns_leave_the_other_tasks_rows_alone():
     before = prepared.initial_state.learner.factors[0]
     rollout, state = prepared.rollout, prepared.initial_state
     batch = rollout.batch(2)
-    draws = rollout.draw(torch.zeros(1, dtype=torch.int64), batch.index)
+    draws = rollout.draw(torch.zeros(1, dtype=torch.int64), batch.task_index)
     seen = type(state.statistics)(*(s[:, 2:3] for s in state.statistics))
     learner, _, _ = rollout.step(
         batch,

@@ -1,54 +1,41 @@
 """The Triton programs of both protocols: in the interpreter on the CPU, and on the GPU where there is one."""
 
-import functools
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 import torch
 from problems import ROOT, experiment, library, play
 
-import envs
-from torchq.engines.gpu import online
+from torchq.engines.contract import UnavailableError
+from torchq.engines.gpu.engine import triton_engine
 from torchq.tree import flatten
-
-OTHER = types.SimpleNamespace(**vars(library()))
-OTHER.FAMILIES = {**OTHER.FAMILIES, "pendulum": functools.partial(envs.Pendulum, gravity=9.0)}
 
 # In a process of its own, for Triton looks at the environment when it is imported.
 PARITY = """
-import sys, torch
+import dataclasses, sys, torch
 sys.path[:0] = {paths!r}
 torch.set_num_threads(1)
+import interpreted
 from problems import experiment, library, play
-from torchq.engines import evaluation, fused, graph, protocols
+from torchq.engines import graph
+from torchq.engines.gpu.engine import triton_engine
 from torchq.tree import flatten
-from torchq.engines.gpu import online
 def play_again(body):
     body()
     return body
 graph.capture = play_again
-short = library(episode_length={steps!r})
 graph.MAX_STEPS = 2
-run = experiment({algo!r}, {env!r}, {preset!r}, library=short, rank=5, num_seeds=1, dtype={dtype!r}, **{options!r})
-assert online.obstacle(run.rollout) is None, online.obstacle(run.rollout)
-from torchq.engines.select import build
-engine, state = build(run.rollout, "fused", on_gpu=True), run.initial_state
-if protocols.takes_turns(run.config, run.rollout):
-    state, policy = protocols.turns_round(
-        run.config, run.rollout, short.select_tasks, run.rollout.tasks, state, 0, engine.advance)
-    policy = run.rollout.learner.join(policy)
-else:
-    state = protocols.batched_round(run.config, run.rollout, run.rollout.tasks, state, 0, engine.advance)
-    policy = state.learner
+run = experiment({algo!r}, {env!r}, {preset!r}, library=library(episode_length={steps!r}), rank=5, num_seeds=1,
+                 dtype={dtype!r}, eval_episodes=3, **{options!r})
+fused = dataclasses.replace(run, engine=triton_engine(run.rollout))
 tolerance = 1e-9 if {dtype!r} == "float64" else 1e-4
-for (name, eager), ours in zip(flatten(play(run, 1)).items(), flatten(state).values(), strict=True):
+expected, state = play(run, 1), play(fused, 1)
+for (name, eager), ours in zip(flatten(expected).items(), flatten(state).values(), strict=True):
     torch.testing.assert_close(ours, eager, rtol=tolerance, atol=tolerance, msg=lambda text: name + ": " + text)
-expected, found = (evaluation.evaluate(run.rollout, run.rollout.tasks, policy, 1, 3, play)
-                   for play in (None, engine.greedy))
-torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+returns = [one.evaluate(expected.learner, 1) for one in (run, fused)]
+torch.testing.assert_close(returns[1], returns[0], rtol=tolerance, atol=tolerance)
 print("equal")
 """
 
@@ -61,6 +48,8 @@ print("equal")
         ("stlrq", "pendulum", "default", "float64", {"num_tasks": 2, "num_envs": 70, "task_weights": (1.0, 0.5)}),
         ("stlrq", "pendulum", "default", "float64", {"num_tasks": 5, "num_envs": 3}),
         ("clrq", "wireless", "default", "float32", {"num_tasks": 2, "num_envs": 3}),
+        ("stlrq", "gridworld", "default", "float64", {"num_tasks": 2, "num_envs": 3}),
+        ("lrq", "gridworld", "default", "float32", {"num_tasks": 2, "num_envs": 1, "update": "block"}),
     ],
 )
 def test_triton_programs_equal_eager_steps(algo, env, preset, dtype, options):
@@ -76,8 +65,6 @@ def test_triton_programs_equal_eager_steps(algo, env, preset, dtype, options):
     ("options", "message"),
     [
         ({"algo": "tabular", "env": "pendulum"}, "it needs stlrq, lrq or clrq"),
-        ({"env": "gridworld"}, "gridworld has no step in Triton"),
-        ({"env": "pendulum", "library": OTHER}, "its step has the default constants of pendulum"),
         ({"env": "pendulum", "optimizer": "sgd"}, "it needs plain Adamax steps and one action mode"),
         ({"env": "pendulum", "update": "block"}, "blocks of modes need --num-envs 1"),
         ({"env": "pendulum", "state_modes": "joint"}, "joint updates need state modes of at most 256 rows"),
@@ -85,13 +72,14 @@ def test_triton_programs_equal_eager_steps(algo, env, preset, dtype, options):
 )
 def test_what_it_cannot_run_is_said(options, message, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert online.obstacle(experiment(**options).rollout) == message
+    with pytest.raises(UnavailableError, match=f"^{message}$"):
+        triton_engine(experiment(**options).rollout)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    problem = experiment("stlrq", "pendulum", "paper").rollout
-    assert online.obstacle(problem) == "Triton needs a GPU, got cpu"
+    with pytest.raises(UnavailableError, match="Triton needs a GPU, got cpu"):
+        triton_engine(experiment("stlrq", "pendulum", "paper").rollout)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -130,24 +118,31 @@ class Compiled:
 
 driver.set_active(AnH100())
 from problems import experiment, library
-from torchq.engines import fused, protocols
-from torchq.engines.gpu import batched_kernels, online_kernels
+from torchq.engines.gpu import batched_kernels, engine, online_kernels
 online_kernels.train = Compiled(online_kernels.train)
-batched_kernels.play, batched_kernels.descend = Compiled(batched_kernels.play), Compiled(batched_kernels.descend)
-short = library(episode_length=1)
-for env, preset in (("pendulum", "paper"), ("wireless", "default")):
-    run = experiment("stlrq", env, preset, library=short, rank=8, num_seeds=1, num_tasks=1)
-    advance = fused.triton_program(run.rollout).train
-    state = run.initial_state
-    if protocols.takes_turns(run.config, run.rollout):
-        protocols.turns_round(run.config, run.rollout, short.select_tasks, run.rollout.tasks, state, 0, advance)
-    else:
-        protocols.batched_round(run.config, run.rollout, run.rollout.tasks, state, 0, advance)
+for name in ("play", "descend", "greedy"):
+    setattr(batched_kernels, name, Compiled(getattr(batched_kernels, name)))
+engine.GraphEngine = lambda rollout, inner, name: inner
+engine._checked = lambda rollout: rollout.learner  # It would say that there is no GPU.
+options = dict(library=library(episode_length=1), rank=8, num_seeds=1, num_tasks=1)
+for algo, env, preset, more in {runs!r}:
+    run = experiment(algo, env, preset, **options, **more)
+    made = engine.triton_engine(run.rollout)
+    batch, state = run.rollout.batch(0 if preset == "paper" else None), run.initial_state
+    from torchq.engines.contract import Rates
+    one = torch.ones(1, dtype=run.rollout.dtype)
+    made.train(batch, state, Rates(one, one), 0)
+    made.greedy_returns(state.learner, state.env, 0)
 """
+
+RUNS = [
+    ("stlrq", "pendulum", "paper", {}), ("stlrq", "wireless", "default", {}), ("stlrq", "gridworld", "default", {}),
+    ("lrq", "gridworld", "default", {"num_envs": 1, "update": "block", "dtype": "float64"}),
+]  # fmt: skip
 
 
 def test_kernels_compile_for_a_gpu_that_is_not_there():
-    script = COMPILE.format(paths=[str(ROOT), str(ROOT / "tests")])
+    script = COMPILE.format(paths=[str(ROOT), str(ROOT / "tests")], runs=RUNS)
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    assert done.stdout.split() == ["True"] * (1 + 1 + 6), done.stderr
+    assert done.stdout.split() == ["True"] * (2 + (2 + 6) + (2 + 4) + 2), done.stderr

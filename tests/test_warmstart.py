@@ -1,6 +1,7 @@
 """Warm starts between quadratic Q-functions and Q-tensors."""
 
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -88,7 +89,7 @@ def experiment(algo, source, **flags):
     config = resolve(
         algo, "pendulum", "default", {"num_seeds": 3, "engine": "eager", "warm_start": str(source), **flags}
     )
-    return prepare(dataclasses.replace(config, device="cpu"), envs)
+    return prepare(dataclasses.replace(config, device="cpu"), envs, functools.partial(start_low_rank, library=envs))
 
 
 @pytest.mark.parametrize(("algo", "flags"), [
@@ -96,21 +97,24 @@ def experiment(algo, source, **flags):
 ])  # fmt: skip
 def test_the_tensor_starts_where_the_quadratics_ended(runs, algo, flags):
     """From 20 samples a task near upright, the greedy policy swings all pendulums up before any training."""
-    warm = start_low_rank(experiment(algo, runs / "quadratic", **flags), envs)
+    warm = experiment(algo, runs / "quadratic", **flags)
     with torch.no_grad():
         returns = warm.evaluate(warm.initial_state.learner, 0).median(0).values
     assert (returns > torch.tensor([-135.0, -95.0, -105.0, -130.0])).all(), returns
 
 
 def test_shared_factors_start_from_the_mean_of_the_tasks(runs):
-    cold = experiment("clrq", runs / "quadratic")
-    warm = start_low_rank(cold, envs).initial_state.learner
-    assert [factor.shape for factor in warm.factors] == [f.shape for f in cold.initial_state.learner.factors]
+    run = experiment("clrq", runs / "quadratic")
+    warm, cold = (
+        run.initial_state.learner,
+        run.rollout.learner.init(run.rollout.seeds, device="cpu", dtype=torch.float32),
+    )
+    assert [factor.shape for factor in warm.factors] == [factor.shape for factor in cold.factors]
     assert cp.dense([factor[0, 0] for factor in warm.factors]).mean() < -10
 
 
 def test_a_run_of_the_same_kind_hands_its_factors_over(runs):
-    warm = start_low_rank(experiment("stlrq", runs / "stlrq", rank=6), envs).initial_state.learner.factors
+    warm = experiment("stlrq", runs / "stlrq", rank=6).initial_state.learner.factors
     assert torch.equal(warm[1][2], warm[1][0])
     assert not torch.equal(warm[1][1], warm[1][0])
 

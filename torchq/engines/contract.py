@@ -51,7 +51,7 @@ class Batch(NamedTuple):
 
     tasks: Tasks
     """Their parameters."""
-    index: Tensor
+    task_index: Tensor
     """Which they are, (tasks,)."""
     whole: bool
     """Whether they are all tasks in order."""
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
     @property
     def task(self) -> Tensor | None:
         """The index of the only task, (1,), or None for all: what learners ask for."""
-        return None if self.whole else self.index
+        return None if self.whole else self.task_index
 
     @property
     def parameters(self) -> Tensor:

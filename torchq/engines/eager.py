@@ -36,7 +36,7 @@ class Stepwise:
     def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int | Tensor) -> RunState:
         """Consecutive steps with their updates, as in `Engine`; the first step may be a tensor of shape (1,)."""
         steps = first_step + torch.arange(len(rates.epsilon), device=self.rollout.device)
-        for draws, epsilon, rate in zip(_draws(self.rollout, steps, batch.index), *rates, strict=True):
+        for draws, epsilon, rate in zip(_draws(self.rollout, steps, batch.task_index), *rates, strict=True):
             state = self.step(batch, state, draws, epsilon, rate)
         return state
 

@@ -68,7 +68,7 @@ class _Replay:
 
 class _Training(NamedTuple):
     parameters: tuple[Tensor, ...]
-    index: Tensor
+    task_index: Tensor
     state: RunState
     step: Tensor
     rates: Rates
@@ -114,7 +114,7 @@ class GraphEngine:
     def __init__(self, rollout: Rollout, inner: Any = None, name: str = "graph") -> None:
         if rollout.device.type != "cuda" and inner is None:
             raise UnavailableError(f"CUDA graphs need a GPU, got {rollout.device.type}")
-        self.name, self.rollout, self._inner = name, rollout, inner or _stepwise(rollout)
+        self.name, self.rollout, self.inner = name, rollout, inner or _stepwise(rollout)
         self._replays: dict[Any, _Replay] = {}
 
     def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int) -> RunState:
@@ -123,12 +123,12 @@ class GraphEngine:
         block = _block(steps)
         step = torch.full((1,), first_step, device=self.rollout.device)
         inputs = _Training(
-            tuple(vars(batch.tasks).values()), batch.index, state, step, Rates(*(rate[:block] for rate in rates))
+            tuple(vars(batch.tasks).values()), batch.task_index, state, step, Rates(*(rate[:block] for rate in rates))
         )
 
         def body(now: _Training) -> _Trained:
-            playing = Batch(type(batch.tasks)(*now.parameters), now.index, batch.whole)
-            return _Trained(self._inner.train(playing, now.state, now.rates, now.step), now.step + block)
+            playing = Batch(type(batch.tasks)(*now.parameters), now.task_index, batch.whole)
+            return _Trained(self.inner.train(playing, now.state, now.rates, now.step), now.step + block)
 
         replay = self._replay(inputs, body, batch.whole)
         replay.load(inputs)
@@ -139,6 +139,8 @@ class GraphEngine:
 
     def greedy_returns(self, learner: LearnerState, env: EnvState, first_step: int) -> Tensor:
         """Returns of greedy episodes, as in `Engine`."""
+        if not isinstance(self.inner, Stepwise):
+            return self.inner.greedy_returns(learner, env, first_step)  # One launch already.
         rollout, device, shape = self.rollout, self.rollout.device, env.elapsed.shape
         length = rollout.env.episode_length
         block = _block(length)
@@ -152,7 +154,7 @@ class GraphEngine:
             steps, index = now.step + torch.arange(block, device=device), torch.arange(shape[1], device=device)
             bits = rollout.bits(Purpose.EVALUATION_STEP, steps, index, shape[2], rollout.env.num_step_uniforms)
             for uniforms in philox.uniform(bits, rollout.dtype):
-                state = self._inner.greedy_step(rollout, now.learner, *state, uniforms)
+                state = self.inner.greedy_step(rollout, now.learner, *state, uniforms)
             return _Tested(*state, now.step + block)
 
         replay = self._replay(inputs, body)

@@ -139,7 +139,7 @@ class Rollout:
     def reset(self, batch: Batch, step: int) -> EnvState:
         """Environments at the start of an episode, when each has taken so many steps."""
         first = torch.full((1,), step, device=self.device)
-        bits = self.bits(Purpose.RESET, first, batch.index, self.num_envs, self.env.num_reset_uniforms)[0]
+        bits = self.bits(Purpose.RESET, first, batch.task_index, self.num_envs, self.env.num_reset_uniforms)[0]
         return self.env.reset(batch.tasks, philox.uniform(bits, self.dtype))
 
     def index(self, env_state: EnvState) -> tuple[Tensor, ...]:

@@ -83,7 +83,7 @@ def select(
 
 def _numbers_of_a_step(rollout: Rollout, batch: Batch) -> int:
     """Size of the largest product of a step in eager mode: a row for each action of each transition."""
-    transitions = len(rollout.seeds) * len(batch.index) * rollout.num_envs
+    transitions = len(rollout.seeds) * len(batch.task_index) * rollout.num_envs
     return transitions * rollout.env.num_actions * getattr(rollout.learner, "rank", 1)
 
 
@@ -117,7 +117,7 @@ def disagreement(engine: Engine, rollout: Rollout, batch: Batch, state: RunState
     What counts is how much a step *changes*, tensor by tensor, at a rate that moves every factor: an engine that does
     nothing is off by all of it.
     """
-    nothing = Statistics.zeros(len(rollout.seeds), len(batch.index), rollout.device, rollout.dtype)
+    nothing = Statistics.zeros(len(rollout.seeds), len(batch.task_index), rollout.device, rollout.dtype)
     before = state._replace(statistics=nothing)
     one = torch.ones(1, device=rollout.device, dtype=rollout.dtype)
     rates = Rates(one, _TRIAL_RATE * one)

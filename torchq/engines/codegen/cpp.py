@@ -113,9 +113,8 @@ class _Printed:
             return f"{_OWN[operator]}({', '.join(operands)})"
         names = ["x", "y"][: len(operands)]
         arguments = ", ".join(f"{_SCALARS[number.dtype]} {name}" for name in names)
-        return (
-            f"map({', '.join(operands)}, []({arguments}) {{ return std::{_LIBRARY[operator]}({', '.join(names)}); }})"
-        )
+        called = f"std::{_LIBRARY.get(operator, operator)}({', '.join(names)})"
+        return f"map({', '.join(operands)}, []({arguments}) {{ return {called}; }})"
 
 
 def _constant(number: Number) -> str:

@@ -44,7 +44,7 @@ def _compare(operator: str, result: torch.dtype, left: Operand, right: Operand) 
 
 def common_type(left: Operand, right: Operand) -> torch.dtype:
     """The type in which ATen compares two operands: a Python number takes the other's kind if that can hold it."""
-    probes = [torch.empty(1, dtype=x.dtype) if isinstance(x, Number) else x for x in (left, right)]
+    probes: Any = [torch.empty(1, dtype=x.dtype) if isinstance(x, Number) else x for x in (left, right)]
     return torch.result_type(*probes)
 
 

@@ -38,7 +38,7 @@ class Lanes(Tensor):
     @staticmethod
     def wrap(tensor: Tensor, numbers: Any) -> Lanes:
         """Lanes of a tensor."""
-        made = Tensor._make_wrapper_subclass(Lanes, tensor.shape, dtype=tensor.dtype, device=tensor.device)  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(Lanes, tensor.shape, dtype=tensor.dtype, device=tensor.device)
         made.tensor, made.numbers = tensor, _array(numbers)
         return made
 
@@ -48,7 +48,7 @@ class Lanes(Tensor):
         return self.tensor.dim() - self.numbers.ndim
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Apply an ATen operator to the tensors, and its rule to the numbers."""
         name = str(function).removeprefix("aten.")
         kind = name.partition(".")[0]
@@ -169,7 +169,7 @@ def _stack(kind: str, result: Tensor, parts: list[Any], dim: int = 0) -> Lanes:
     assert joined.shape == shape
     numbers = np.empty(shape, dtype=object)
     for place in np.ndindex(shape):
-        numbers[place] = lowering.number(joined[place], result.dtype)
+        numbers[place] = lowering.number(joined[place], result.dtype)  # type: ignore[arg-type]
     return Lanes.wrap(result, numbers)
 
 
@@ -239,7 +239,7 @@ def _numbers(what: str, found: Any, dtypes: tuple[torch.dtype, ...] | None = Non
         operand = _operand(result)
         if operand.ndim or not isinstance(result, Tensor):
             raise TranslationError(f"{what} {i}: expected a tensor of the batch, got {lowering.describe(result)}")
-        single = operand[()]
+        single: Any = operand[()]
         if dtypes and single.dtype != dtypes[i]:
             raise TranslationError(f"{what} {i} becomes {single.dtype}, but was {dtypes[i]}")
         numbers.append(single)

@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from torchq.engines.codegen.cache import cache_folder, write_text
+
 SOURCE = Path(__file__).with_name("program.cpp")
 _INCLUDED = ("vectors.h", "lanes.h", "philox.h", "common.h", "batched.h", "online.h")
 # Strict arithmetic: states that a rounding error apart can fall on two grid points, so environments must round as in
@@ -25,12 +27,6 @@ def compiler() -> str | None:
     """The C++ compiler: CXX, or the first of g++ and clang++ that there is."""
     names = (os.environ.get("CXX", ""), "g++", "clang++")
     return next((path for name in names if name and (path := shutil.which(name))), None)
-
-
-def cache_folder() -> Path:
-    """Where compiled programs lie: TORCHQ_CACHE, or torchq in the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torchq"
-    return Path(os.environ.get("TORCHQ_CACHE", default))
 
 
 def library(constants: dict[str, str], family: str) -> ctypes.CDLL:
@@ -53,9 +49,8 @@ def library(constants: dict[str, str], family: str) -> ctypes.CDLL:
     parts = [*sources, family.encode(), flags.encode(), version.encode(), _processor()]
     path = cache_folder() / f"program-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = path.with_suffix(".h")
-        header.write_text(family)
+        write_text(header, family)
         _compile(found, [*defined, f'-DFAMILY="{header}"'], path)
     return ctypes.CDLL(str(path))
 

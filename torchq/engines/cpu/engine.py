@@ -68,7 +68,7 @@ class CppEngine:
         sums = torch.zeros(*statistics.reward.shape, 4, dtype=torch.float64)
         weights = None
         if self.learner.task_weights:
-            weights = torch.tensor(self.learner.task_weights, dtype=self.rollout.dtype)[batch.index]
+            weights = torch.tensor(self.learner.task_weights, dtype=self.rollout.dtype)[batch.task_index]
         self._call(
             "torchq_train", batch, factors, fields, groups=self.learner.groups, steps=steps, first_step=first_step,
             updates=int(updates), num_updates=int(learner.num_updates), epsilon=rates.epsilon,
@@ -94,7 +94,7 @@ class CppEngine:
         seeds, tasks, envs = fields[0].shape
         given |= {
             "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(), "seed_numbers": self.rollout.seeds,
-            "task_index": batch.index, "parameters": batch.parameters, "state": fields, "factors": factors,
+            "task_index": batch.task_index, "parameters": batch.parameters, "state": fields, "factors": factors,
             "factor_groups": [factor.shape[1] for factor in factors], "rows": [factor.shape[2] for factor in factors],
             "gamma": self.rollout.gamma,
         }  # fmt: skip

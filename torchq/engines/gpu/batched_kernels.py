@@ -8,15 +8,22 @@ these up in a fixed order and takes the optimiser's step. No atomic additions: e
 import triton
 import triton.language as tl
 
-from torchq.engines.gpu.online_kernels import _pick, _rows_of, _uniform
-
-
-@triton.jit
-def _words(seed, step, env, task, purpose: tl.constexpr, block: tl.constexpr):
-    high = env * 0 + ((purpose << 24) | (block << 12) | (step >> 32))
-    low = env * 0 + (step & 0xFFFFFFFF)
-    tasks = env * 0 + task
-    return tl.philox(seed, low.to(tl.uint32), env.to(tl.uint32), tasks.to(tl.uint32), high.to(tl.uint32))
+from torchq.engines.gpu.common_kernels import (
+    AUTORESET,
+    EXPLORATION,
+    TESTING,
+    TRAINING,
+    adamax,
+    choose,
+    corrected,
+    load,
+    load_parameters,
+    rows_of,
+    store,
+    uniform,
+    uniforms,
+    words,
+)
 
 
 @triton.jit
@@ -29,27 +36,16 @@ def _gather(factors, offset, index, inside, MODE: tl.constexpr, RANK: tl.constex
 
 @triton.jit
 def _products(
-    factors,
-    offset,
-    i0,
-    i1,
-    i2,
-    i3,
-    task,
-    inside,
-    SKIP: tl.constexpr,
-    ACTION: tl.constexpr,
-    HAS_TASK: tl.constexpr,
-    RANK: tl.constexpr,
-    RANK_P: tl.constexpr,
-):
+    factors, offset, rows, task, inside, SKIP: tl.constexpr, ACTION: tl.constexpr, HAS_TASK: tl.constexpr,
+    RANK: tl.constexpr, RANK_P: tl.constexpr,
+):  # fmt: skip
     # Product of the visited rows of all task and state modes but one, for every lane.
     product = (inside[:, None] & (tl.arange(0, RANK_P)[None, :] < RANK)).to(factors[0].dtype.element_ty)
     for mode in tl.static_range(ACTION):
         if mode != SKIP:
-            index = i0 * 0 + task
+            index = rows[0] * 0 + task
             if not HAS_TASK or mode > 0:
-                index = _pick(i0, i1, i2, i3, mode - HAS_TASK)
+                index = rows[mode - HAS_TASK]
             product = product * _gather(factors, offset, index, inside, mode, RANK, RANK_P)
     return product
 
@@ -57,7 +53,7 @@ def _products(
 @triton.jit
 def _best(
     factors, offset, weights, ACTION: tl.constexpr, ACTIONS: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr
-):
+):  # fmt: skip
     # Largest action value and the first action that has it, action by action.
     k = tl.arange(0, RANK_P)
     base = factors[ACTION] + offset[ACTION]
@@ -72,20 +68,6 @@ def _best(
 
 
 @triton.jit
-def _field(state, at, inside, NUMBER: tl.constexpr, FIELDS: tl.constexpr):
-    if NUMBER < FIELDS:
-        return tl.load(state[NUMBER] + at, mask=inside, other=0.0)
-    return tl.load(state[0] + at, mask=inside, other=0.0)
-
-
-@triton.jit
-def _parameter(parameters, task, NUMBER: tl.constexpr, PARAMETERS: tl.constexpr):
-    if NUMBER < PARAMETERS:
-        return tl.load(parameters + task * PARAMETERS + NUMBER)
-    return tl.load(parameters + task * PARAMETERS)
-
-
-@triton.jit
 def _by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
     # Sums over the environments of each task of a chunk.
     return tl.sum(tl.reshape(values, (TASKS, ENVS)), axis=1)
@@ -93,22 +75,24 @@ def _by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["number"])
 def play(
-    factors, state, parameters, seed_numbers, task_numbers, task_weights, shared, own, sums, epsilon,
-    first_step, number, num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks,
-    OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
-    SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
-    DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
-    RANK: tl.constexpr, RANK_P: tl.constexpr, SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr, ENVS: tl.constexpr,
-    LEARN: tl.constexpr, GAMMA: tl.constexpr,
+    factors, state, parameters, seed_numbers, task_index, task_weights, buffers, epsilon, first_step, number, sizes,
+    OBSERVE: tl.constexpr, STEP: tl.constexpr, RESET: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr,
+    STEP_UNIFORMS: tl.constexpr, RESET_UNIFORMS: tl.constexpr, TERMINATES: tl.constexpr, LOW: tl.constexpr,
+    HIGH: tl.constexpr, GRID: tl.constexpr, DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, SIZES: tl.constexpr,
+    HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr,
+    SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr, ENVS: tl.constexpr, LEARN: tl.constexpr, GAMMA: tl.constexpr,
 ):  # fmt: skip
     """One step of all environments, the `number`-th from `first_step`; with LEARN the sums of their semi-gradients.
 
     Programs are (run · group, block), flat, for only a grid's first axis is long. A block takes every `num_blocks`-th
     chunk of its run, a chunk TASKS tasks with up to ENVS environments each; TASKS is 1 where one has more environments.
-    Buffers: shared (programs, blocks, SHARED_ROWS, RANK), own (programs, chunks · TASKS, RANK), sums (programs,
-    chunks · TASKS, 3).
+    Buffers: of the shared modes (programs, blocks, SHARED_ROWS, RANK), of the task mode (programs, chunks · TASKS,
+    RANK), and sums of reward, episodes, |δ| and δ² (programs, chunks · TASKS, 4). `sizes` are numbers of groups, tasks,
+    environments, pieces, chunks and blocks.
     """
     ACTION: tl.constexpr = MODES - 1
+    num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks = sizes
+    shared, by_task, sums = buffers
     block = tl.program_id(0) % num_blocks
     program = (tl.program_id(0) // num_blocks).to(tl.int64)
     group, now = program % num_groups, tl.load(first_step) + number
@@ -128,76 +112,58 @@ def play(
         env = (chunk % num_pieces) * ENVS + lane % ENVS
         inside = (env < num_envs) & (task < num_tasks // num_groups)
         position = tl.where(inside, group * (num_groups > 1) + task, 0)  # in the batch: lrq has one task a program
-        name = tl.load(task_numbers + position)
+        name = tl.load(task_index + position)
         at = ((program // num_groups) * num_tasks + position) * num_envs + env
-        s0 = _field(state, at, inside, 0, FIELDS)
-        s1 = _field(state, at, inside, 1, FIELDS)
-        s2 = _field(state, at, inside, 2, FIELDS)
-        s3 = _field(state, at, inside, 3, FIELDS)
-        s4 = _field(state, at, inside, 4, FIELDS)
-        p0 = _parameter(parameters, position, 0, PARAMETERS)
-        p1 = _parameter(parameters, position, 1, PARAMETERS)
-        p2 = _parameter(parameters, position, 2, PARAMETERS)
-        p3 = _parameter(parameters, position, 3, PARAMETERS)
-        o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
-        i0, i1, i2, i3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
-        explore, random, _, _ = _words(seed, now, env, name, 1, 0)
-        weights = _products(factors, offset, i0, i1, i2, i3, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
+        like = tl.zeros([TASKS * ENVS], factors[0].dtype.element_ty)
+        s, p = load(state, at, inside, FIELDS), load_parameters(parameters, position, PARAMETERS)
+        here = rows_of(OBSERVE(s, like), LOW, HIGH, GRID, DIMENSIONS, JOINT)
+        drawn = words(seed, now, env, name, EXPLORATION, 0)
+        weights = _products(factors, offset, here, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
         _, greedy = _best(factors, offset, weights, ACTION, ACTIONS, RANK, RANK_P)
-        drawn = ((random.to(tl.uint64) * ACTIONS) >> 32).to(tl.int32)
-        action = tl.where(_uniform(explore, s0) < threshold, drawn, greedy)
-        u0, u1, u2, u3, u4 = s0, s0, s0, s0, s0
-        if UNIFORMS > 0:
-            b0, b1, b2, b3 = _words(seed, now, env, name, 3, 0)
-            u0, u1, u2, u3 = _uniform(b0, s0), _uniform(b1, s0), _uniform(b2, s0), _uniform(b3, s0)
-        if UNIFORMS > 4:
-            b4, _, _, _ = _words(seed, now, env, name, 3, 1)
-            u4 = _uniform(b4, s0)
-        s0, s1, s2, s3, s4, reward = STEP(s0, s1, s2, s3, s4, p0, p1, p2, p3, action, u0, u1, u2, u3, u4)
+        random = ((drawn[1].to(tl.uint64) * ACTIONS) >> 32).to(tl.int32)
+        action = tl.where(uniform(drawn[0], like) < threshold, random, greedy)
+        u = uniforms(seed, now, env, name, like, TRAINING, STEP_UNIFORMS)
+        s, reward, terminated, truncated = STEP(p, s, action.to(tl.int64), u, like)
+        reward = reward + like
+        landed = rows_of(OBSERVE(s, like), LOW, HIGH, GRID, DIMENSIONS, JOINT)
+        done = terminated | truncated
+        if TERMINATES:
+            u = uniforms(seed, now, env, name, like, AUTORESET, RESET_UNIFORMS)
+            s = choose(done, RESET(p, u, like), s, FIELDS)
         tl.debug_barrier()  # Lanes may load what others are about to overwrite.
-        tl.store(state[0] + at, s0, mask=inside)
-        if FIELDS > 1:
-            tl.store(state[1] + at, s1, mask=inside)
-        if FIELDS > 2:
-            tl.store(state[2] + at, s2, mask=inside)
-        if FIELDS > 3:
-            tl.store(state[3] + at, s3, mask=inside)
-        if FIELDS > 4:
-            tl.store(state[4] + at, s4, mask=inside)
-        o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
-        j0, j1, j2, j3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
+        store(state, at, s, inside, FIELDS)
         place = program * num_chunks * TASKS + chunk * TASKS + own_task
-        seen = sums + place * 3
+        seen = sums + place * 4
         tl.store(seen, tl.load(seen) + _by_task(tl.where(inside, reward, 0.0), TASKS, ENVS))
+        tl.store(seen + 1, tl.load(seen + 1) + _by_task((inside & done).to(like.dtype), TASKS, ENVS))
         if LEARN:
-            following = _products(factors, offset, j0, j1, j2, j3, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
-            best, _ = _best(factors, offset, following, ACTION, ACTIONS, RANK, RANK_P)
+            weights_landed = _products(factors, offset, landed, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
+            best, _ = _best(factors, offset, weights_landed, ACTION, ACTIONS, RANK, RANK_P)
             chosen = _gather(factors, offset, action, inside, ACTION, RANK, RANK_P)
-            error = tl.where(inside, reward + GAMMA * best - tl.sum(weights * chosen, axis=1), 0.0)
+            discount = tl.where(terminated, 0.0, like + GAMMA)
+            error = tl.where(inside, reward + discount * best - tl.sum(weights * chosen, axis=1), 0.0)
             amount = -tl.load(task_weights + position) * error
             first_row = 0
             for mode in tl.static_range(MODES):
-                cofactor = _products(
-                    factors, offset, i0, i1, i2, i3, name, inside, mode, ACTION, HAS_TASK, RANK, RANK_P
-                )
+                cofactor = _products(factors, offset, here, name, inside, mode, ACTION, HAS_TASK, RANK, RANK_P)
                 if mode != ACTION:
                     cofactor = cofactor * chosen
                 values = amount[:, None] * cofactor
                 if HAS_TASK and mode == 0:
                     summed = tl.sum(tl.reshape(values, (TASKS, ENVS, RANK_P)), axis=1)
-                    tl.store(own + place[:, None] * RANK + k[None, :], summed, mask=k[None, :] < RANK)
+                    tl.store(by_task + place[:, None] * RANK + k[None, :], summed, mask=k[None, :] < RANK)
                 else:
                     index = action
                     if mode != ACTION:
-                        index = _pick(i0, i1, i2, i3, mode - HAS_TASK)
+                        index = here[mode - HAS_TASK]
                     # One row after the other, in order: exact in any precision, and no two programs share a row.
                     for row in range(SIZES[mode]):
                         hit = tl.sum(tl.where((index == row)[:, None], values, 0.0), axis=0)
                         total = base + (first_row + row) * RANK + k
                         tl.store(total, tl.load(total, mask=k < RANK, other=0.0) + hit, mask=k < RANK)
                     first_row = first_row + SIZES[mode]
-            tl.store(seen + 1, tl.load(seen + 1) + _by_task(tl.abs(error), TASKS, ENVS))
-            tl.store(seen + 2, tl.load(seen + 2) + _by_task(error * error, TASKS, ENVS))
+            tl.store(seen + 2, tl.load(seen + 2) + _by_task(tl.abs(error), TASKS, ENVS))
+            tl.store(seen + 3, tl.load(seen + 3) + _by_task(error * error, TASKS, ENVS))
         tl.debug_barrier()
 
 
@@ -222,27 +188,25 @@ def descend(
             at = program * stride + row * num_parts + part
         inside = (part < num_parts) & (k[None, :] < RANK)
         g += tl.sum(tl.load(buffer + at * RANK + k[None, :], mask=inside, other=0.0), axis=0)
-    count = (tl.load(num_updates) + number + 1).to(g.dtype)
-    step_size = tl.load(learning_rate + number) / (1.0 - tl.exp2(count * -0.15200309344504997))  # 0.9 to the count
+    step_size = corrected(tl.load(learning_rate + number), tl.load(num_updates) + number + 1)
     place = (program * num_rows + row) * RANK + k
     f = tl.load(factor + place, mask=k < RANK, other=0.0)
     m = tl.load(first + place, mask=k < RANK, other=0.0)
     u = tl.load(second + place, mask=k < RANK, other=1.0)
-    m = m + 0.1 * (g - m)
-    u = tl.maximum(0.999 * u, tl.abs(g) + 1e-8)
+    f, m, u = adamax(f, m, u, g, step_size)
     tl.store(first + place, m, mask=k < RANK)
     tl.store(second + place, u, mask=k < RANK)
-    tl.store(factor + place, f - step_size * m / u, mask=k < RANK)
+    tl.store(factor + place, f, mask=k < RANK)
 
 
 @triton.jit
 def greedy(
-    factors, factor_groups, state, parameters, seed_numbers, total,
-    first_step, num_steps, num_tasks, num_envs, num_pieces,
-    OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr, UNIFORMS: tl.constexpr,
-    SIZES: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr,
-    DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
-    RANK: tl.constexpr, RANK_P: tl.constexpr, LANES: tl.constexpr, GAMMA: tl.constexpr,
+    factors, factor_groups, state, parameters, seed_numbers, total, first_step, num_steps, num_tasks, num_envs,
+    num_pieces,
+    OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr,
+    STEP_UNIFORMS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr, DIMENSIONS: tl.constexpr,
+    JOINT: tl.constexpr, SIZES: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
+    RANK: tl.constexpr, RANK_P: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Undiscounted returns of whole greedy episodes: programs are (run · task, LANES environments), flat.
 
@@ -259,28 +223,15 @@ def greedy(
     for mode in tl.static_range(MODES):
         group = task * (factor_groups[mode] > 1)
         offset = offset + ((run * factor_groups[mode] + group) * SIZES[mode] * RANK,)
-    s0 = _field(state, at, inside, 0, FIELDS)
-    s1 = _field(state, at, inside, 1, FIELDS)
-    s2 = _field(state, at, inside, 2, FIELDS)
-    s3 = _field(state, at, inside, 3, FIELDS)
-    s4 = _field(state, at, inside, 4, FIELDS)
-    p0 = _parameter(parameters, task, 0, PARAMETERS)
-    p1 = _parameter(parameters, task, 1, PARAMETERS)
-    p2 = _parameter(parameters, task, 2, PARAMETERS)
-    p3 = _parameter(parameters, task, 3, PARAMETERS)
-    returns = s0 * 0.0
+    like = tl.zeros([LANES], factors[0].dtype.element_ty)
+    s, p = load(state, at, inside, FIELDS), load_parameters(parameters, task + env * 0, PARAMETERS)
+    returns, alive = like, env >= 0
     for step in range(num_steps):
-        o0, o1, o2, o3 = OBSERVE(s0, s1, s2, s3, s4)
-        i0, i1, i2, i3 = _rows_of(o0, o1, o2, o3, LOW, HIGH, GRID, DIMENSIONS, JOINT)
-        weights = _products(factors, offset, i0, i1, i2, i3, task, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
+        rows = rows_of(OBSERVE(s, like), LOW, HIGH, GRID, DIMENSIONS, JOINT)
+        weights = _products(factors, offset, rows, task, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
         _, action = _best(factors, offset, weights, ACTION, ACTIONS, RANK, RANK_P)
-        u0, u1, u2, u3, u4 = s0, s0, s0, s0, s0
-        if UNIFORMS > 0:
-            b0, b1, b2, b3 = _words(seed, begun + step, env, task, 6, 0)
-            u0, u1, u2, u3 = _uniform(b0, s0), _uniform(b1, s0), _uniform(b2, s0), _uniform(b3, s0)
-        if UNIFORMS > 4:
-            b4, _, _, _ = _words(seed, begun + step, env, task, 6, 1)
-            u4 = _uniform(b4, s0)
-        s0, s1, s2, s3, s4, reward = STEP(s0, s1, s2, s3, s4, p0, p1, p2, p3, action, u0, u1, u2, u3, u4)
-        returns += reward
+        u = uniforms(seed, begun + step, env, task, like, TESTING, STEP_UNIFORMS)
+        s, reward, terminated, truncated = STEP(p, s, action.to(tl.int64), u, like)
+        returns += tl.where(alive, reward, 0.0)
+        alive = alive & ~(terminated | truncated)
     tl.store(total + at, returns, mask=inside)

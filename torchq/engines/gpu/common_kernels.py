@@ -1,0 +1,129 @@
+"""What the kernels of both protocols share: random numbers, the grid, and one step of some environments.
+
+Fields, parameters, random numbers and rows come as tuples, of any length. Every function works on single numbers (one
+environment a program) and on blocks of them.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+
+from torchq.engines.gpu.elementary import divide, full
+from torchq.philox import Purpose
+
+# Constants of the compiler: a plain number with a name of its own becomes one of single precision.
+EXPLORATION = tl.constexpr(int(Purpose.EXPLORATION))
+TRAINING = tl.constexpr(int(Purpose.STEP))
+AUTORESET = tl.constexpr(int(Purpose.AUTORESET))
+TESTING = tl.constexpr(int(Purpose.EVALUATION_STEP))
+BETA1, BETA2, EPSILON = tl.constexpr(0.9), tl.constexpr(0.999), tl.constexpr(1e-8)  # Adamax (Kingma and Ba 2015)
+LOG2_BETA1 = tl.constexpr(math.log2(0.9))
+
+
+@triton.jit
+def adamax(f, m, u, gradient, step_size):
+    """One step on some numbers of a factor and its moments: torchq.lowrank.optim."""
+    m = m + (1.0 - BETA1) * (gradient - m)
+    u = tl.maximum(BETA2 * u, tl.abs(gradient) + EPSILON)
+    return f - step_size * m / u, m, u
+
+
+@triton.jit
+def corrected(rate, update):
+    """Step size of an update, counted from 1: η / (1 − β₁ᵗ)."""
+    return rate / (1.0 - tl.exp2(update.to(rate.dtype) * LOG2_BETA1))
+
+
+@triton.jit
+def uniform(bits, like):
+    """32 bits in double precision, 24 in single, as torchq.philox.uniform."""
+    if like.dtype == tl.float64:
+        value = bits.to(tl.float64) * 2.3283064365386963e-10
+    else:
+        value = (bits >> 8).to(tl.float32) * 5.960464477539063e-08
+    return value
+
+
+@triton.jit
+def words(seed, step, env, task, PURPOSE: tl.constexpr, BLOCK: tl.constexpr):
+    """Four random words of each environment: torchq.philox.random_bits."""
+    high = env * 0 + ((PURPOSE << 24) | (BLOCK << 12) | (step >> 32))
+    low = env * 0 + (step & 0xFFFFFFFF)
+    tasks = env * 0 + task
+    return tl.philox(seed, low.to(tl.uint32), env.to(tl.uint32), tasks.to(tl.uint32), high.to(tl.uint32))
+
+
+@triton.jit
+def uniforms(seed, step, env, task, like, PURPOSE: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT random numbers of each environment."""
+    numbers = ()
+    for block in tl.static_range((COUNT + 3) // 4):
+        b = words(seed, step, env, task, PURPOSE, block)
+        for i in tl.static_range(4):
+            if block * 4 + i < COUNT:
+                numbers = numbers + (uniform(b[i], like),)
+    return numbers
+
+
+@triton.jit
+def row_of(x, LOW: tl.constexpr, HIGH: tl.constexpr, SIZE: tl.constexpr):
+    """The nearest grid point, half to even."""
+    if SIZE == 1:
+        return tl.zeros_like(x).to(tl.int32)
+    scaled = divide(tl.minimum(tl.maximum(x, LOW), HIGH) - LOW, full(x, HIGH - LOW, x.dtype)) * (SIZE - 1)
+    below = tl.floor(scaled)
+    fraction = scaled - below
+    whole = below.to(tl.int32)
+    up = (fraction > 0.5) | ((fraction == 0.5) & (whole % 2 == 1))
+    return tl.minimum(tl.maximum(whole + up.to(tl.int32), 0), SIZE - 1)
+
+
+@triton.jit
+def rows_of(
+    observation, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr, DIMENSIONS: tl.constexpr,
+    JOINT: tl.constexpr,
+):  # fmt: skip
+    """Rows of the state modes."""
+    rows = (row_of(observation[0], LOW[0], HIGH[0], GRID[0]),)
+    for d in tl.static_range(1, DIMENSIONS):
+        index = row_of(observation[d], LOW[d], HIGH[d], GRID[d])
+        if JOINT:
+            rows = (rows[0] * GRID[d] + index,)
+        else:
+            rows = rows + (index,)
+    return rows
+
+
+@triton.jit
+def load(pointers, at, inside, COUNT: tl.constexpr):
+    """One number of each tensor."""
+    values = ()
+    for i in tl.static_range(COUNT):
+        values = values + (tl.load(pointers[i] + at, mask=inside, other=0),)
+    return values
+
+
+@triton.jit
+def load_parameters(parameters, task, PARAMETERS: tl.constexpr):
+    """The parameters of a task, in columns."""
+    values = ()
+    for i in tl.static_range(PARAMETERS):
+        values = values + (tl.load(parameters + task * PARAMETERS + i),)
+    return values
+
+
+@triton.jit
+def store(pointers, at, values, inside, COUNT: tl.constexpr):
+    """The other way round."""
+    for i in tl.static_range(COUNT):
+        tl.store(pointers[i] + at, values[i], mask=inside)
+
+
+@triton.jit
+def choose(chosen, yes, no, COUNT: tl.constexpr):
+    """One of two states for each environment."""
+    values = ()
+    for i in tl.static_range(COUNT):
+        values = values + (tl.where(chosen, yes[i], no[i]),)
+    return values
