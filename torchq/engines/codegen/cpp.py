@@ -34,8 +34,12 @@ def family(program: FamilyProgram) -> str:
         "DIMENSIONS": len(program.observe.outputs["observation"]),
     }  # fmt: skip
     members = "".join(f" typename L::{lanes} f{i};" for i, lanes in enumerate(fields))
-    loads = ", ".join(f"load_lanes<typename L::{lanes}>(from[{i}], at, count)" for i, lanes in enumerate(fields))
-    stores = " ".join(f"store_lanes(f{i}, to[{i}], at, count);" for i in range(len(fields)))
+    kinds = ["mask" if lanes == "mask" else "lanes" for lanes in fields]
+    loads = ", ".join(
+        f"load_{kind}<typename L::{lanes}>(from[{i}], at, count)"
+        for i, (kind, lanes) in enumerate(zip(kinds, fields, strict=True))
+    )
+    stores = " ".join(f"store_{kind}(f{i}, to[{i}], at, count);" for i, kind in enumerate(kinds))
     chosen = ", ".join(f"::choose(chosen, yes.f{i}, no.f{i})" for i in range(len(fields)))
     observe, step, reset = (_Printed(function) for function in (program.observe, program.step, program.reset))
     observed = "\n".join(f"    observation[{i}] = {x};" for i, x in enumerate(observe["observation"]))

@@ -157,6 +157,24 @@ template <class V> static inline void store_lanes(V x, void *to, int64_t at, int
     for (int lane = 0; lane < count; ++lane) target[lane] = x[lane];
 }
 
+// The same for booleans, which take a byte each in memory.
+template <class M> static inline M load_mask(const void *from, int64_t at, int count) {
+  const bool *source = static_cast<const bool *>(from) + at;
+  if constexpr (std::is_same_v<M, bool>) return *source;
+  else {
+    M x = all<M>(*source);
+    for (int lane = 1; lane < count && lane < width<M>; ++lane) x[lane] = source[lane] ? -1 : 0;
+    return x;
+  }
+}
+
+template <class M> static inline void store_mask(M x, void *to, int64_t at, int count) {
+  bool *target = static_cast<bool *>(to) + at;
+  if constexpr (std::is_same_v<M, bool>) *target = x;
+  else
+    for (int lane = 0; lane < count && lane < width<M>; ++lane) target[lane] = x[lane] != 0;
+}
+
 // What a step gives besides the next state.
 template <class L> struct Outcome {
   typename L::r reward;
