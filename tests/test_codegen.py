@@ -169,6 +169,7 @@ import interpreted, families
 from problems import experiment
 from torchq.engines import graph
 from torchq.engines.contract import Rates
+from torchq.engines.eager import Stepwise
 from torchq.engines.gpu.engine import triton_engine
 graph.capture = lambda body: (body(), body)[1]
 for protocol in {protocols!r}:
