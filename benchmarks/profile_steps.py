@@ -13,15 +13,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
 
 import envs
-from torchq.config import resolve
 from torchq.engines.contract import Rates, Statistics
 from torchq.engines.cpu.engine import CppEngine
+from torchq.presets import resolve
 from torchq.runs.experiment import Experiment, prepare
 from torchq.versions import git_commit, versions
 
@@ -32,7 +31,7 @@ STAGES = (("environment", 1.0, False), ("+ act", 0.1, False), ("+ update", 0.1, 
 def make(env: str, preset: str, engine: str, **flags: int) -> Experiment:
     """A stlrq run in memory."""
     config = resolve("stlrq", env, preset, {"engine": engine, "optimal": False, **flags})
-    return prepare(replace(config, device="cpu"), envs)
+    return prepare(config.replace(device="cpu"), envs)
 
 
 def microseconds(action: Callable[[], object], transitions: int) -> float:

@@ -15,7 +15,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,6 @@ from reference import transitions_per_second
 from torch import Tensor
 
 import envs
-from torchq.config import resolve
 from torchq.engines import graph, torch_settings
 from torchq.engines.contract import Batch, Rates, RunState
 from torchq.engines.cpu.engine import CppEngine, num_threads
@@ -35,6 +33,7 @@ from torchq.engines.rollout import Draws, Rollout
 from torchq.engines.select import build
 from torchq.lowrank.exploration import epsilon_greedy
 from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.presets import resolve
 from torchq.runs.experiment import Experiment, prepare
 from torchq.versions import git_commit, versions
 
@@ -71,7 +70,7 @@ class Cell(NamedTuple):
 def make(env: str, rank: int, batch: int, tasks: int, device: str) -> Experiment:
     """One run with this many environments in all."""
     flags = {"num_seeds": 1, "num_tasks": tasks, "num_envs": max(1, batch // tasks), "rank": rank, "engine": "eager"}
-    return prepare(replace(resolve("stlrq", env, "default", flags), device=device), envs)
+    return prepare(resolve("stlrq", env, "default", {**flags, "device": device}), envs)
 
 
 def stepper(experiment: Experiment, name: str, stage: str) -> Callable[[int], None]:
@@ -152,7 +151,7 @@ def measure_online(env: str, algo: str, name: str, device: str) -> Cell:
     """The paper's protocol, whole rounds of training as in `train.py` but without its test episodes."""
     torch.compiler.reset()
     config = resolve(algo, env, "paper", {"num_seeds": 100, "engine": name})
-    experiment = prepare(replace(config, device=device), envs)
+    experiment = prepare(config.replace(device=device), envs)
     last = [experiment.initial_state]
 
     def play() -> None:

@@ -19,8 +19,8 @@ import torch
 
 import envs
 from torchq.cli.train import main as train
-from torchq.config import resolve
 from torchq.engines import torch_settings
+from torchq.presets import resolve
 from torchq.runs.experiment import Experiment, prepare
 from torchq.runs.study_results import by_samples, read_rows
 from torchq.runs.warm_starts import start_low_rank
@@ -43,7 +43,7 @@ def command(*arguments: object) -> None:
 
 def prepared(**flags: object) -> Experiment:
     """The default stlrq run on the pendulum family, from a warm start where one is given."""
-    config = replace(resolve("stlrq", "pendulum", "default", {"num_seeds": SEEDS, **flags}), device="cpu")
+    config = resolve("stlrq", "pendulum", "default", {"num_seeds": SEEDS, **flags, "device": "cpu"})
     warm_start = partial(start_low_rank, library=envs) if config.warm_start else None
     experiment = prepare(config, envs, warm_start)
     torch_settings.limit_threads(experiment.work)

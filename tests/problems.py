@@ -14,7 +14,7 @@ import torch
 
 import envs
 from torchq.cli.train import main
-from torchq.config import resolve
+from torchq.presets import resolve
 from torchq.runs.experiment import prepare
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ from problems import command_line, library, outcome
 
 import torchq.engines.protocols
 from torchq.checkpoint import load_checkpoint
-from torchq.config import resolve
+from torchq.presets import resolve
 from torchq.runs.folder import claim
 
 GOOD = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds", 1, "--no-optimal", "--device", "cpu")

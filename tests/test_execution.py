@@ -1,7 +1,5 @@
 """Engines are chosen by what works, and tried for one step before they are trusted."""
 
-import dataclasses
-
 import pytest
 import torch
 from problems import experiment
@@ -127,7 +125,7 @@ def test_the_trial_is_on_the_state_that_the_run_starts_from():
         import envs
         from torchq.runs.experiment import prepare
 
-        run = prepare(dataclasses.replace(config, engine="fused"), envs, warm)
+        run = prepare(config.replace(engine="fused"), envs, warm)
     assert torch.equal(tried[0].learner.factors[0], run.initial_state.learner.factors[0])
     assert run.initial_state.learner.factors[0].mean() > 0.5
 

@@ -1,9 +1,22 @@
+import contextlib
+import json
+import re
+
 import pytest
 import torch
-from problems import experiment
+from problems import ROOT, experiment
 
-from torchq.config import from_json, resolve, to_json
+import envs
+from torchq import config
+from torchq.config import from_json, to_json
+from torchq.engines import select
+from torchq.engines.contract import UnavailableError
 from torchq.engines.protocols import schedule, takes_turns
+from torchq.errors import UsageError
+from torchq.lowrank.optim import OPTIMIZERS
+from torchq.presets import resolve
+from torchq.runs.experiment import prepare
+from torchq.runs.folder import read_config
 
 
 def test_paper_protocol_is_the_authors():
@@ -55,4 +68,89 @@ def test_one_clock_ticks_through_the_turns():
 
 def test_configuration_survives_json():
     config = resolve("stlrq", "wireless", "default", {"task_weights": (1.0, 2.0, 0.5, 1.0)})
-    assert from_json({**to_json(config), "versions": {}, "git_commit": None}) == config
+    assert from_json(json.loads(json.dumps({**to_json(config), "versions": {}, "git_commit": None}))) == config
+
+
+def test_a_configuration_of_version_0_1_0_still_reads():
+    """As commit 209fbcf wrote it."""
+    written = (ROOT / "tests" / "data" / "config-0.1.0.json").read_text()
+    config = from_json(json.loads(written))
+    assert to_json(config).items() <= json.loads(written).items()
+    assert list(to_json(config)) == list(json.loads(written))[:-2]  # versions, git_commit
+
+
+BAD = {
+    "rank": ("ten", "an integer of at least 1 and at most 8,192"),
+    "num_seeds": (-1, "an integer of at least 1 and at most 16,777,216"),
+    "episodes": (2.5, "an integer of at least 1 and at most 2,147,483,648"),
+    "gamma": (1.5, "a number of at least 0 and at most 1"),
+    "learning_rate": (0.0, "a number of above 0"),
+    "epsilon_decay": (float("nan"), "a number of above 0 and at most 1"),
+    "algo": ("moon", "one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi"),
+    "optimizer": ("adamw", "one of sgd, adam, adamax"),
+    "normalised": ("yes", "true or false"),
+    "num_tasks": (0, "an integer of at least 1 and at most 16,777,216"),
+    "task_weights": ([1.0, "two"], "a list, each a number of at least 0"),
+    "sizes": ([20, 10], "increasing sizes"),
+    "warm_start": (3, "a text"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), [(name, *case) for name, case in BAD.items()])
+def test_what_a_file_or_python_gives_is_checked(name, value, expected, tmp_path):
+    """In the words of where it comes from: a file's, the API's or the command line's."""
+    values = {**to_json(resolve("stlrq", "wireless", "default", {})), name: value}
+    came = tuple(value) if isinstance(value, list) else value
+    message = re.escape(f"expected {expected}, got {came!r}")
+    with pytest.raises(ValueError, match=f"^{name}: {message}$"):
+        from_json(values)
+    with pytest.raises(ValueError, match=f"^{name}: {message}$"):
+        resolve("stlrq", "wireless", "default", {}).replace(**{name: came})
+    if name != "algo":
+        with pytest.raises(UsageError, match=f"^{config.flag(name)}: {message}$"):
+            resolve("stlrq", "wireless", "default", {name: came})
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=rf"config.json is corrupted or of another version \({name}: {message}\)"):
+        read_config(tmp_path)
+
+
+def test_settings_that_do_not_exist_are_named():
+    with pytest.raises(UsageError, match=r"^--ranks: there is no such setting$"):
+        resolve("stlrq", "wireless", "default", {"ranks": 3})
+    with pytest.raises(ValueError, match=r"^algo: expected one of stlrq, .*, got nothing$"):
+        from_json({"env": "pendulum"})
+    with pytest.raises(ValueError, match=r"^expected a JSON object, got \[\]$"):
+        from_json([])
+
+
+def test_whole_numbers_are_numbers():
+    """JSON and people write 1 for 1.0."""
+    assert resolve("stlrq", "wireless", "default", {"learning_rate": 1}).learning_rate == 1.0
+
+
+def test_choices_are_those_that_exist():
+    assert set(config.shape("optimizer").names) == set(OPTIMIZERS)
+    assert set(config.shape("dtype").names) == {"float32", "float64"}
+    run = experiment("stlrq", "pendulum", engine="eager")
+    for engine in set(config.ENGINES) - {"auto"}:
+        with contextlib.suppress(UnavailableError):
+            assert select.build(run.rollout, engine).name == engine
+    with pytest.raises(KeyError):
+        select.build(run.rollout, "magic")
+
+
+def test_every_setting_has_a_flag_a_scope_and_a_text_or_belongs_to_the_presets():
+    flags = config.flags()
+    assert set(config.Config.model_fields) - set(flags) == {"algo", "env", "preset", "protocol", "loss_scale"}
+    for name, text in flags.items():
+        assert text.endswith("."), name
+    for name in config.Config.model_fields:
+        assert config.scope(name).algos, name
+        assert str(config.shape(name)), name
+
+
+def test_python_may_leave_the_device_to_torchq():
+    """As the command line does: `auto` is the GPU if there is one."""
+    prepared = prepare(resolve("stlrq", "gridworld", "default", {"engine": "eager"}), envs)
+    assert prepared.config.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert prepared.rollout.device.type == prepared.config.device

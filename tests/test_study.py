@@ -10,8 +10,8 @@ from problems import command_line, outcome
 import envs
 from torchq.checkpoint import load_checkpoint
 from torchq.cli.evaluate import main
-from torchq.config import resolve
 from torchq.errors import SolverError
+from torchq.presets import resolve
 from torchq.quadratic import forms, lqr
 from torchq.quadratic.lmi_qli import LMIQLi
 from torchq.runs import study

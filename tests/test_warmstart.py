@@ -1,6 +1,5 @@
 """Warm starts between quadratic Q-functions and Q-tensors."""
 
-import dataclasses
 import functools
 import json
 
@@ -9,8 +8,8 @@ import torch
 from problems import command_line
 
 import envs
-from torchq.config import resolve
 from torchq.lowrank import cp
+from torchq.presets import resolve
 from torchq.quadratic.forms import Quadratic
 from torchq.runs import conversion
 from torchq.runs.experiment import prepare
@@ -89,7 +88,7 @@ def experiment(algo, source, **flags):
     config = resolve(
         algo, "pendulum", "default", {"num_seeds": 3, "engine": "eager", "warm_start": str(source), **flags}
     )
-    return prepare(dataclasses.replace(config, device="cpu"), envs, functools.partial(start_low_rank, library=envs))
+    return prepare(config.replace(device="cpu"), envs, functools.partial(start_low_rank, library=envs))
 
 
 @pytest.mark.parametrize(("algo", "flags"), [

@@ -1,182 +1,277 @@
-"""The (algo, env, preset) table of hyper-parameters, and the resolved configuration of a run."""
+"""The configuration of a run: every field with its range, its help text and the methods that it is for, once.
+
+The flags of `train.py`, the checks of what Python passes and those of a config.json that is read again all follow from
+the fields below; `presets` holds the values.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from torchq.errors import UsageError
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from torchq.philox import MAX_COUNT
 
 QUADRATIC_ALGOS = ("lmi-ql", "lmi-qli", "lspi")
 LOW_RANK_ALGOS = ("stlrq", "lrq", "clrq")
-ALGOS = (*LOW_RANK_ALGOS, "tabular", *QUADRATIC_ALGOS)
-CONTROL_ENVS = ("damped-pendulum", "pendulum", "linear-quadratic")
-"""Environments with continuous controls, for the quadratic learners."""
-PRESETS = ("default", "paper")
-ENGINES = ("auto", "eager", "compile", "graph", "fused")
-LRQ_CONVENTIONS = ("paper", "matched-epsilon", "matched-epsilon-one-update")
+TENSOR_ALGOS = (*LOW_RANK_ALGOS, "tabular")
+"""Methods that learn action values on a grid."""
+
+Algo = Literal["stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli", "lspi"]
+Preset = Literal["default", "paper"]
+Engine = Literal["auto", "eager", "compile", "graph", "fused"]
+Convention = Literal["paper", "matched-epsilon", "matched-epsilon-one-update"]
+ALGOS, PRESETS, ENGINES = get_args(Algo), get_args(Preset), get_args(Engine)
 
 
-@dataclass(frozen=True)
-class Config:
-    """Everything that decides a run's numbers; written to config.json. Fields with a flag carry its help text."""
+class Scope(NamedTuple):
+    """Which methods a field is for."""
 
-    algo: str
-    env: str
-    preset: str = "default"
-    protocol: Literal["batched", "online"] = "batched"
-    seed: int = 0
-    num_seeds: int = 8
-    num_envs: int = 4
-    num_tasks: int | None = None
-    episodes: int = 500
-    rank: int = 30
-    learning_rate: float = 0.02
-    learning_rate_half_life: float | None = None
-    gamma: float = 0.99
-    epsilon_start: float = 1.0
-    epsilon_end: float = 0.1
-    epsilon_decay: float = 0.9999
-    optimizer: str = "adamax"
-    update: Literal["joint", "block"] = "joint"
-    normalised: bool = False
-    loss_scale: float = 1.0
-    init_scale: float = 0.1
-    state_modes: Literal["per-dimension", "joint"] = "per-dimension"
-    task_weights: tuple[float, ...] = ()
-    lrq_convention: str = "paper"
-    eval_every: int = 1
-    eval_episodes: int = 1
-    dtype: str = "float32"
-    device: str = "auto"
-    engine: str = "auto"
-    deterministic: bool = False
-    optimal: bool | None = None
-    sizes: tuple[int, ...] = (10, 15, 20, 30, 50, 100, 200, 500)
-    penalty: Literal["trace", "data"] = "trace"
-    constraint: Literal["dev", "tot"] = "dev"
-    iterations: int = 20
-    warm_start: str | None = None
+    shown: str
+    algos: tuple[str, ...]
+
+
+EVERY = Scope("any --algo", ALGOS)
+GRID = Scope(f"--algo {', '.join(TENSOR_ALGOS)}", TENSOR_ALGOS)
+LOW_RANK = Scope("a low-rank algo", LOW_RANK_ALGOS)
+QUADRATIC = Scope(f"--algo {', '.join(QUADRATIC_ALGOS)}", QUADRATIC_ALGOS)
+NO_FLAG = "no flag"
+"""Marks fields that presets decide."""
+
+Count = Annotated[int, Field(ge=1, le=1 << 31)]
+Many = Annotated[int, Field(ge=1, le=1 << 24)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _help(text: str) -> Any:
+    return Field(description=text)
+
+
+class Config(BaseModel):
+    """Everything that decides a run's numbers; written to config.json."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    algo: Annotated[Algo, EVERY, NO_FLAG]
+    env: Annotated[str, EVERY, NO_FLAG]
+    preset: Annotated[Preset, EVERY, NO_FLAG] = "default"
+    protocol: Annotated[Literal["batched", "online"], GRID, NO_FLAG] = "batched"
+    seed: Annotated[int, EVERY, Field(ge=0, le=2**62), _help("Seed of the first run; the others follow it.")] = 0
+    num_seeds: Annotated[Many, EVERY, _help("Independent runs trained side by side.")] = 8
+    num_envs: Annotated[Many, GRID, _help("Environments per run and task.")] = 4
+    num_tasks: Annotated[
+        int | None, Field(ge=1, le=1 << 24), EVERY,
+        _help("Tasks: up to 4 are the paper's, more are spread over the family's range."),
+    ] = None  # fmt: skip
+    episodes: Annotated[
+        Count, GRID,
+        _help("Episodes per task and environment; one that ends early starts again within its length."),
+    ] = 500  # fmt: skip
+    rank: Annotated[int, LOW_RANK, Field(ge=1, le=MAX_COUNT // 2), _help("Rank K of the Q-tensor.")] = 30
+    learning_rate: Annotated[Positive, GRID, _help("Step size η at the start, per update.")] = 0.02
+    learning_rate_half_life: Annotated[
+        float | None, Field(gt=0), GRID,
+        _help("Samples per task until η has halved (harmonic decay); unset: constant."),
+    ] = None  # fmt: skip
+    gamma: Annotated[Share, GRID, _help("Discount γ per step.")] = 0.99
+    epsilon_start: Annotated[Share, GRID, _help("Exploration rate ε at the start.")] = 1.0
+    epsilon_end: Annotated[Share, GRID, _help("Floor of ε.")] = 0.1
+    epsilon_decay: Annotated[
+        float, Field(gt=0, le=1), GRID,
+        _help("Factor of ε per sample of a task (preset paper: per transition of any task)."),
+    ] = 0.9999  # fmt: skip
+    optimizer: Annotated[Literal["sgd", "adam", "adamax"], LOW_RANK, _help("Descent step on the factors.")] = "adamax"
+    update: Annotated[
+        Literal["joint", "block"], LOW_RANK,
+        _help("Move all factors by one error, or one factor after the other."),
+    ] = "joint"  # fmt: skip
+    normalised: Annotated[
+        bool, LOW_RANK, _help("Divide each step by the squared length of its direction (NLMS).")
+    ] = False  # fmt: skip
+    loss_scale: Annotated[Positive, LOW_RANK, NO_FLAG] = 1.0
+    init_scale: Annotated[Positive, LOW_RANK, _help("Standard deviation of the initial factors.")] = 0.1
+    state_modes: Annotated[
+        Literal["per-dimension", "joint"], LOW_RANK,
+        _help("One tensor mode per state dimension, or one for the state."),
+    ] = "per-dimension"  # fmt: skip
+    task_weights: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...], LOW_RANK, _help("Weight λ of each task's loss; unset: all 1.")
+    ] = ()  # fmt: skip
+    lrq_convention: Annotated[Convention, GRID, _help("How preset paper runs lrq.")] = "paper"
+    eval_every: Annotated[Count, GRID, _help("Episodes between evaluations.")] = 1
+    eval_episodes: Annotated[Many, GRID, _help("Greedy test episodes per evaluation, run and task.")] = 1
+    dtype: Annotated[
+        Literal["float32", "float64"], GRID, _help("Floating-point type of learner and environments.")
+    ] = "float32"  # fmt: skip
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "meta"], EVERY, _help("Where to compute; auto: the GPU if there is one.")
+    ] = "auto"  # fmt: skip
+    engine: Annotated[
+        Engine, GRID,
+        _help("How to execute steps; auto: for long runs fused where that works, else compile, else eager."),
+    ] = "auto"  # fmt: skip
+    deterministic: Annotated[
+        bool, GRID, _help("Sums in a fixed order on a GPU too, as CPUs always do: the same bytes twice.")
+    ] = False  # fmt: skip
+    optimal: Annotated[
+        bool | None, GRID, _help("Compute the optimum of each task, where it is known; unset: up to 16 tasks.")
+    ] = None  # fmt: skip
+    sizes: Annotated[tuple[Count, ...], QUADRATIC, _help("Data set sizes of the quadratic learners.")] = (
+        10, 15, 20, 30, 50, 100, 200, 500,
+    )  # fmt: skip
+    penalty: Annotated[
+        Literal["trace", "data"], QUADRATIC,
+        _help("Matrix M of lmi-ql's penalty tr(MW): identity, or mean of φ⁺φ⁺ᵀ."),
+    ] = "trace"  # fmt: skip
+    constraint: Annotated[
+        Literal["dev", "tot"], QUADRATIC,
+        _help("What a quadratic learner keeps below zero: the deviation from V_b, or all."),
+    ] = "dev"  # fmt: skip
+    iterations: Annotated[Count, QUADRATIC, _help("Iterations of lmi-qli and lspi.")] = 20
+    warm_start: Annotated[
+        str | None, EVERY,
+        _help("Run folder to start from: of a quadratic learner on the same --env, or of the same --algo; for lmi-qli, "
+              "of a low-rank learner."),
+    ] = None  # fmt: skip
+
+    @field_validator("sizes")
+    @classmethod
+    def _increase(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(sizes) != sorted(set(sizes)) or not sizes:
+            raise ValueError("expected increasing sizes")
+        return sizes
 
     @property
     def num_sweeps(self) -> int:
         """Times that each transition is applied: 4 in two of the conventions of the paper's LR-Q."""
-        repeated = self.algo == "lrq" and self.protocol == "online" and self.lrq_convention != LRQ_CONVENTIONS[2]
-        return 4 if repeated else 1
+        online_lrq = self.algo == "lrq" and self.protocol == "online"
+        return 4 if online_lrq and self.lrq_convention != "matched-epsilon-one-update" else 1
 
     def epsilon_clock(self, num_tasks: int) -> int:
         """Ticks of the exploration clock per sample of each task: see `epsilon_decay`."""
-        own = self.algo == "lrq" and self.lrq_convention == "paper"
-        return 1 if self.protocol == "batched" or own else num_tasks
+        of_each_task = self.algo == "lrq" and self.lrq_convention == "paper"
+        return 1 if self.protocol == "batched" or of_each_task else num_tasks
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with other values, checked.
+
+        Raises:
+            ValueError: naming the first that is not as expected.
+        """
+        return validated({**dict(self), **changes})
 
 
-_BY_ENV: dict[str, dict[str, Any]] = {
-    "pendulum": {
-        "gamma": 0.99, "rank": 30, "episodes": 500, "learning_rate": 0.03, "learning_rate_half_life": 100_000.0,
-        "epsilon_end": 0.1, "epsilon_decay": 0.9999, "eval_every": 5,
-    },
-    "wireless": {
-        "gamma": 0.9, "rank": 50, "episodes": 125, "learning_rate": 0.04, "learning_rate_half_life": 30_000.0,
-        "epsilon_end": 0.001, "epsilon_decay": 0.9997,
-    },
-    "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3, "eval_episodes": 8},
-}  # fmt: skip
+class Range(NamedTuple):
+    """Numbers that a field takes."""
 
-_BY_ALGO: dict[str, dict[str, Any]] = {
-    "tabular": {"learning_rate": 0.2},
-    **{algo: {"num_seeds": 120, "num_envs": 1, "dtype": "float64", "engine": "eager"} for algo in QUADRATIC_ALGOS},
-}
+    kind: type
+    low: float
+    high: float = float("inf")
+    low_open: bool = False
 
-_PAPER: dict[str, Any] = {
-    "protocol": "online",
-    "num_seeds": 20,
-    "num_envs": 1,
-    "learning_rate": 0.01,
-    "learning_rate_half_life": None,
-    "update": "block",
-    "loss_scale": 2.0,
-    "eval_every": 1,
-    "dtype": "float64",
-}
-
-_PAPER_BY_ENV: dict[str, dict[str, Any]] = {
-    "pendulum": {"gamma": 0.99, "rank": 30, "episodes": 2000, "epsilon_end": 0.1, "epsilon_decay": 0.99999},
-    "wireless": {"gamma": 0.9, "rank": 50, "episodes": 500, "epsilon_end": 0.001, "epsilon_decay": 0.9999},
-}
+    def __str__(self) -> str:
+        text = "an integer" if self.kind is int else "a number"
+        if self.low > -float("inf"):
+            text += f" of {'above' if self.low_open else 'at least'} {self.low:g}"
+        if self.high < float("inf"):
+            text += f" and at most {self.high:,}" if self.kind is int else f" and at most {self.high:g}"
+        return text
 
 
-def table(families: Iterable[str]) -> list[tuple[str, str]]:
-    """The (env, preset) pairs that have hyper-parameters."""
-    return [
-        (env, preset)
-        for preset in PRESETS
-        for env in families
-        if env in (_BY_ENV if preset == "default" else _PAPER_BY_ENV)
-    ]
+class Shape(NamedTuple):
+    """What a field takes: one of some names, numbers of a range, or something of a type."""
+
+    kind: type
+    """int, float, bool, str, or tuple for several."""
+    names: tuple[str, ...] = ()
+    range: Range | None = None
+
+    def __str__(self) -> str:
+        if self.names:
+            return f"one of {', '.join(self.names)}"
+        if self.kind is tuple:
+            return f"a list, each {self.range}"
+        return str(self.range) if self.range else {bool: "true or false", str: "a text"}[self.kind]
 
 
-def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Config:
-    """Configuration from the table, overridden by the flags given.
+def shape(name: str) -> Shape:
+    """What a field takes, read off its type and constraints."""
+    field = Config.model_fields[name]
+    return _shape(field.annotation, field.metadata)
+
+
+def _shape(annotation: Any, constraints: list[Any]) -> Shape:
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        flat = [part for item in more for part in getattr(item, "metadata", [item])]
+        return _shape(inner, [*constraints, *flat])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _shape(next(part for part in get_args(annotation) if part is not type(None)), constraints)
+    if get_origin(annotation) is Literal:
+        return Shape(str, names=get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return _shape(get_args(annotation)[0], [])._replace(kind=tuple)
+    if annotation not in (int, float):
+        return Shape(annotation)
+    found = {type(one): one for one in constraints}
+    low = found[Gt].gt if Gt in found else found[Ge].ge
+    return Shape(annotation, range=Range(annotation, low, found[Le].le if Le in found else float("inf"), Gt in found))
+
+
+def scope(name: str) -> Scope:
+    """The methods that a field is for."""
+    return next(part for part in Config.model_fields[name].metadata if isinstance(part, Scope))
+
+
+def flags() -> dict[str, str]:
+    """Fields that `train.py` has a flag for, with their help texts."""
+    fields = Config.model_fields.items()
+    return {name: field.description or "" for name, field in fields if NO_FLAG not in field.metadata}
+
+
+def flag(name: str) -> str:
+    """A field as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+def validated(values: dict[str, Any], spelt: Callable[[str], str] = str) -> Config:
+    """A configuration of these values.
+
+    Args:
+        values: by field.
+        spelt: how the message calls a field.
 
     Raises:
-        UsageError: if the preset does not cover the environment, or flags contradict each other.
+        ValueError: one line about the first that is not as expected.
     """
-    values = _BY_ENV.get(env, {})
-    if preset == "paper":
-        if env not in _PAPER_BY_ENV:
-            raise UsageError(f"--preset: expected default for --env {env} (paper covers {', '.join(_PAPER_BY_ENV)})")
-        values = {**values, **_PAPER, **_PAPER_BY_ENV[env]}
-    values = {**values, **_BY_ALGO.get(algo, {}), **overrides}
-    config = Config(algo=algo, env=env, preset=preset, **values)
-    if "eval_every" not in overrides:
-        config = dataclasses.replace(config, eval_every=min(config.eval_every, config.episodes))
-    _check(config, overrides)
-    return config
-
-
-def _check(config: Config, overrides: dict[str, Any]) -> None:
-    quadratic = config.algo in QUADRATIC_ALGOS
-    for name in overrides:
-        own = name in ("sizes", "penalty", "constraint", "iterations")
-        common = name in ("seed", "num_seeds", "num_tasks", "device", "warm_start")
-        if not common and own != quadratic:
-            expected = f"--algo {', '.join(QUADRATIC_ALGOS if own else ALGOS[:4])}"
-            raise UsageError(f"--{name.replace('_', '-')}: expected only with {expected}, got --algo {config.algo}")
-    if config.warm_start and config.algo not in (*LOW_RANK_ALGOS, "lmi-qli"):
-        raise UsageError(f"--warm-start: expected only with {', '.join(LOW_RANK_ALGOS)} or lmi-qli, got {config.algo}")
-    if config.warm_start and config.env != "pendulum" and config.algo == "lmi-qli":
-        raise UsageError(f"--warm-start: expected --env pendulum, which low-rank learners know too, got {config.env}")
-    if quadratic:
-        if config.preset != "default" or config.env not in CONTROL_ENVS:
-            envs = ", ".join(CONTROL_ENVS)
-            raise UsageError(f"--env, --preset: expected one of {envs}, and default, with --algo {config.algo}")
-        return
-    if config.env in CONTROL_ENVS and config.env not in _BY_ENV:
-        raise UsageError(f"--env: expected {', '.join(_BY_ENV)} with --algo {config.algo}, got {config.env}")
-    if config.protocol == "online" and config.num_envs != 1:
-        raise UsageError(f"--num-envs: expected 1 with --preset paper (tasks take turns), got {config.num_envs}")
-    if "lrq_convention" in overrides and not (config.algo == "lrq" and config.protocol == "online"):
-        raise UsageError("--lrq-convention: expected only with --algo lrq --preset paper")
-    if config.eval_every > config.episodes:
-        raise UsageError(f"--eval-every: expected at most --episodes {config.episodes}, got {config.eval_every}")
-    if config.algo == "tabular":
-        unused = {"rank", "optimizer", "update", "normalised", "init_scale", "task_weights", "state_modes"}
-        for name in unused & set(overrides):
-            raise UsageError(f"--{name.replace('_', '-')}: expected only with a low-rank algo, got --algo tabular")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if name not in Config.model_fields:
+            raise ValueError(f"{spelt(name)}: there is no such setting") from None
+        expected = "increasing sizes" if first["type"] == "value_error" else shape(name)
+        came = "nothing" if first["type"] == "missing" else repr(values[name])
+        raise ValueError(f"{spelt(name)}: expected {expected}, got {came}") from None
 
 
 def to_json(config: Config) -> dict[str, Any]:
     """The configuration as JSON types."""
-    return {**dataclasses.asdict(config), "task_weights": list(config.task_weights), "sizes": list(config.sizes)}
+    return config.model_dump(mode="json")
 
 
-def from_json(values: dict[str, Any]) -> Config:
-    """The configuration of a config.json; entries that are not hyper-parameters are ignored."""
+def from_json(values: Any) -> Config:
+    """The configuration of a config.json; entries that are not settings are ignored.
+
+    Raises:
+        ValueError: if it is none, or a value is not as expected.
+    """
     if not isinstance(values, dict):
-        raise TypeError(f"expected a JSON object, got {values!r}")
-    names = {field.name for field in dataclasses.fields(Config)}
-    known: dict[str, Any] = {name: value for name, value in values.items() if name in names}
-    lists: dict[str, Any] = {name: tuple(known[name]) for name in ("task_weights", "sizes") if name in known}
-    return Config(**(known | lists))
+        raise ValueError(f"expected a JSON object, got {values!r}")
+    known = {name: value for name, value in values.items() if name in Config.model_fields}
+    return validated({name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 import torch
 
 from torchq import checkpoint, tree
-from torchq.cli.flags import COUNT, Name
-from torchq.cli.train import device_name, run_command, study_table
+from torchq.cli.flags import kind
+from torchq.cli.train import run_command, study_table
 from torchq.config import QUADRATIC_ALGOS, Config
 from torchq.errors import CheckpointError, UsageError
 from torchq.runs.experiment import EnvironmentLibrary, prepare
@@ -61,7 +60,7 @@ def read_run(folder: Path) -> Run:
 @torch.no_grad()
 def play(run: Run, library: EnvironmentLibrary, episodes: int, device: str) -> np.ndarray:
     """Greedy return of the run's checkpoint over fresh test episodes, (seeds, tasks)."""
-    config = dataclasses.replace(run.config, device=device_name(device), engine="eager", eval_episodes=episodes)
+    config = run.config.replace(device=device, engine="eager", eval_episodes=episodes)
     experiment = prepare(config, library)
     loaded = checkpoint.load_checkpoint(run.folder / "checkpoint", run.config.algo)
     if loaded is None:
@@ -124,7 +123,11 @@ def pictures(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 def _labels(runs: Sequence[Run]) -> list[str]:
     """The shortest kind of name that tells the runs apart: algorithm, folder, whole path."""
-    kinds = ([run.config.algo for run in runs], [run.folder.name for run in runs], [str(run.folder) for run in runs])
+    kinds: tuple[list[str], ...] = (
+        [run.config.algo for run in runs],
+        [run.folder.name for run in runs],
+        [str(run.folder) for run in runs],
+    )
     return next((names for names in kinds if len(set(names)) == len(names)), kinds[-1])
 
 
@@ -201,11 +204,12 @@ def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
 
     params = [
         click.Argument(["runs"], nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN..."),
-        click.Option(["--episodes"], type=COUNT,
+        click.Option(["--episodes"], type=kind("episodes"),
                      help="Play N new greedy episodes from the checkpoint of each run.  "
                           "[default: the mean of the last 10 evaluations]"),
-        click.Option(["--samples"], type=COUNT, help="Look at the runs as they stood after N samples per task."),
-        click.Option(["--device"], type=Name(("auto", "cpu", "cuda")), default="auto", show_default=True,
+        click.Option(["--samples"], type=kind("episodes"),
+                     help="Look at the runs as they stood after N samples per task."),
+        click.Option(["--device"], type=kind("device"), default="auto", show_default=True,
                      help="Where to play them."),
         click.Option(["--out"], type=click.Path(path_type=Path, file_okay=False), default="report", show_default=True,
                      help="Folder of the picture."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import math
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import click
-import torch
 
 from torchq.cli.flags import options
 from torchq.config import QUADRATIC_ALGOS, Config
@@ -66,7 +64,6 @@ def main(library: CommandLibrary, argv: Sequence[str] | None = None) -> int:
         config = resumed_config(out, given) if resume else new_config(out, given)
         if config.algo in QUADRATIC_ALGOS:
             return _study(config, library, out, resume, progress)
-        config = dataclasses.replace(config, device=device_name(config.device))
         experiment = _prepare(config, library, resume, warm=not (resume and out and (out / "checkpoint").exists()))
         config = experiment.config
         with claim(out, config, resume=resume) as folder:
@@ -108,7 +105,7 @@ def _study(config: Config, library: CommandLibrary, out: Path | None, resume: bo
     """The case study of a quadratic learner, whose solvers run on the CPU."""
     if config.device == "cuda":
         raise UsageError(f"--device: expected cpu or auto with --algo {config.algo}, got cuda")
-    config = dataclasses.replace(config, device="cpu", gamma=library.CONTROL_FAMILIES[config.env]().gamma)
+    config = config.replace(device="cpu", gamma=library.CONTROL_FAMILIES[config.env]().gamma)
     cases = make_cases(config, library)
     for case in cases:
         if case.design.radius >= 1.0:
@@ -167,18 +164,6 @@ def _prepare(config: Config, library: CommandLibrary, resume: bool, *, warm: boo
         raise UsageError(f"--resume: the run's config.json is corrupted ({error!r}); start a new run") from error
     torch_settings.limit_threads(experiment.work)
     return experiment
-
-
-def device_name(device: str) -> str:
-    """The device that "auto" stands for.
-
-    Raises:
-        UsageError: if a GPU is asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise UsageError("--device: expected a machine with a CUDA GPU for cuda, found none; use cpu or auto")
-    return ("cuda" if available else "cpu") if device == "auto" else device
 
 
 def _table(summary: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -103,6 +103,18 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
     )
 
 
+def device_name(device: str) -> str:
+    """The device that "auto" stands for.
+
+    Raises:
+        UsageError: if a GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UsageError("--device: expected a machine with a CUDA GPU for cuda, found none; use cpu or auto")
+    return ("cuda" if available else "cpu") if device == "auto" else device
+
+
 def prepare(
     config: Config, library: EnvironmentLibrary, warm_start: Callable[[Config, Rollout, Any], Any] | None = None
 ) -> Experiment:
@@ -118,7 +130,7 @@ def prepare(
     """
     env = _environment(config, library)
     task_list = env.sample_tasks(config.num_tasks)  # type: ignore[attr-defined]
-    config = replace(config, num_tasks=len(task_list))
+    config = config.replace(num_tasks=len(task_list), device=device_name(config.device))
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     tasks = library.stack_tasks(task_list, device=device, dtype=dtype)
     grid = Grid(env.grid_low, env.grid_high, env.grid_sizes, joint=config.state_modes == "joint")
@@ -135,7 +147,7 @@ def prepare(
     num_steps = config.episodes * env.episode_length * (len(task_list) if in_turns else 1)
     engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
     notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
-    return Experiment(replace(config, engine=engine.name), rollout, task_list, engine, state, notes)
+    return Experiment(config.replace(engine=engine.name), rollout, task_list, engine, state, notes)
 
 
 def _environment(config: Config, library: EnvironmentLibrary) -> Environment:

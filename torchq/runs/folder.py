@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import Any
 
 from torchq.checkpoint import write_atomically
 from torchq.errors import UsageError
-from torchq.config import ALGOS, QUADRATIC_ALGOS, Config, from_json, resolve, to_json
+from torchq.config import ALGOS, QUADRATIC_ALGOS, Config, from_json, to_json
+from torchq.presets import resolve
 from torchq.versions import git_commit, versions
 
 CONFIG = "config.json"
@@ -60,7 +60,7 @@ def resumed_config(out: Path | None, given: dict[str, Any]) -> Config:
         if name == "episodes" and value > stored:
             config = _extended(config, value)
         elif name == "device":
-            config = dataclasses.replace(config, device=value)
+            config = config.replace(device=value)
         elif value != stored and value != "auto":
             came = f"expected {_shown(stored)}, as in the run to continue, got {_shown(value)}; leave it out"
             raise UsageError(f"--{name.replace('_', '-')}: {came}")
@@ -76,7 +76,7 @@ def read_config(folder: Path) -> Config:
     path = folder / CONFIG
     try:
         return from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} is corrupted or of another version ({error}); start a new run") from error
 
 
@@ -156,7 +156,7 @@ def _extended(config: Config, episodes: int) -> Config:
             f"--episodes: the run to continue has {config.episodes}, which --eval-every {config.eval_every} does not "
             "divide, so that a longer run would differ; leave the flag out"
         )
-    return dataclasses.replace(config, episodes=episodes)
+    return config.replace(episodes=episodes)
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,110 @@
+"""The (algo, env, preset) table of hyper-parameters, and the configuration that flags make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torchq.config import (
+    LOW_RANK_ALGOS,
+    PRESETS,
+    QUADRATIC_ALGOS,
+    Config,
+    flag,
+    scope,
+    validated,
+)
+from torchq.errors import UsageError
+
+CONTROL_ENVS = ("damped-pendulum", "pendulum", "linear-quadratic")
+"""Environments with continuous controls, for the quadratic learners."""
+
+_BY_ENV: dict[str, dict[str, Any]] = {
+    "pendulum": {
+        "gamma": 0.99, "rank": 30, "episodes": 500, "learning_rate": 0.03, "learning_rate_half_life": 100_000.0,
+        "epsilon_end": 0.1, "epsilon_decay": 0.9999, "eval_every": 5,
+    },
+    "wireless": {
+        "gamma": 0.9, "rank": 50, "episodes": 125, "learning_rate": 0.04, "learning_rate_half_life": 30_000.0,
+        "epsilon_end": 0.001, "epsilon_decay": 0.9997,
+    },
+    "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3, "eval_episodes": 8},
+}  # fmt: skip
+
+_BY_ALGO: dict[str, dict[str, Any]] = {
+    "tabular": {"learning_rate": 0.2},
+    **{algo: {"num_seeds": 120, "num_envs": 1, "dtype": "float64", "engine": "eager"} for algo in QUADRATIC_ALGOS},
+}
+
+_PAPER: dict[str, Any] = {
+    "protocol": "online",
+    "num_seeds": 20,
+    "num_envs": 1,
+    "learning_rate": 0.01,
+    "learning_rate_half_life": None,
+    "update": "block",
+    "loss_scale": 2.0,
+    "eval_every": 1,
+    "dtype": "float64",
+}
+
+_PAPER_BY_ENV: dict[str, dict[str, Any]] = {
+    "pendulum": {"gamma": 0.99, "rank": 30, "episodes": 2000, "epsilon_end": 0.1, "epsilon_decay": 0.99999},
+    "wireless": {"gamma": 0.9, "rank": 50, "episodes": 500, "epsilon_end": 0.001, "epsilon_decay": 0.9999},
+}
+
+
+def table(families: Iterable[str]) -> list[tuple[str, str]]:
+    """The (env, preset) pairs that have hyper-parameters."""
+    return [
+        (env, preset)
+        for preset in PRESETS
+        for env in families
+        if env in (_BY_ENV if preset == "default" else _PAPER_BY_ENV)
+    ]
+
+
+def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Config:
+    """Configuration from the table, overridden by the flags given.
+
+    Raises:
+        UsageError: if a value is not as expected, the preset does not cover the environment, or flags contradict each
+            other.
+    """
+    values = _BY_ENV.get(env, {})
+    if preset == "paper":
+        if env not in _PAPER_BY_ENV:
+            raise UsageError(f"--preset: expected default for --env {env} (paper covers {', '.join(_PAPER_BY_ENV)})")
+        values = {**values, **_PAPER, **_PAPER_BY_ENV[env]}
+    values = {"algo": algo, "env": env, "preset": preset, **values, **_BY_ALGO.get(algo, {}), **overrides}
+    try:
+        config = validated(values, flag)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if "eval_every" not in overrides:
+        config = config.replace(eval_every=min(config.eval_every, config.episodes))
+    _check(config, overrides)
+    return config
+
+
+def _check(config: Config, overrides: dict[str, Any]) -> None:
+    for name in overrides:
+        if config.algo not in scope(name).algos:
+            raise UsageError(f"{flag(name)}: expected only with {scope(name).shown}, got --algo {config.algo}")
+    if config.warm_start and config.algo not in (*LOW_RANK_ALGOS, "lmi-qli"):
+        raise UsageError(f"--warm-start: expected only with {', '.join(LOW_RANK_ALGOS)} or lmi-qli, got {config.algo}")
+    if config.warm_start and config.env != "pendulum" and config.algo == "lmi-qli":
+        raise UsageError(f"--warm-start: expected --env pendulum, which low-rank learners know too, got {config.env}")
+    if config.algo in QUADRATIC_ALGOS:
+        if config.preset != "default" or config.env not in CONTROL_ENVS:
+            envs = ", ".join(CONTROL_ENVS)
+            raise UsageError(f"--env, --preset: expected one of {envs}, and default, with --algo {config.algo}")
+        return
+    if config.env in CONTROL_ENVS and config.env not in _BY_ENV:
+        raise UsageError(f"--env: expected {', '.join(_BY_ENV)} with --algo {config.algo}, got {config.env}")
+    if config.protocol == "online" and config.num_envs != 1:
+        raise UsageError(f"--num-envs: expected 1 with --preset paper (tasks take turns), got {config.num_envs}")
+    if "lrq_convention" in overrides and not (config.algo == "lrq" and config.protocol == "online"):
+        raise UsageError("--lrq-convention: expected only with --algo lrq --preset paper")
+    if config.eval_every > config.episodes:
+        raise UsageError(f"--eval-every: expected at most --episodes {config.episodes}, got {config.eval_every}")
