@@ -8,6 +8,8 @@ with multilinear interpolation between grid points and the same finite actions t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from envs import base
 from envs.gridworld import Gridworld, GridworldTask
 from envs.pendulum import Pendulum, PendulumState, PendulumTask
-from envs.wireless import Wireless, WirelessTask
+from envs.wireless import Wireless, WirelessState, WirelessTask
 
 
 def optimal_returns(env: Any, tasks: list[Any], device: torch.device | str = "cpu") -> list[float] | None:
@@ -112,6 +114,13 @@ def _gain_chain(env: Wireless, num_gains: int, device: torch.device) -> tuple[Te
     return mean.to(device), transition.float().to(device)
 
 
+def _outcomes(task: WirelessTask) -> Iterator[tuple[tuple[float, float], bool, bool]]:
+    """Whether there is a harvest and an arrival, and how probable the one and the other are."""
+    p_harvest, p_arrival = task.harvest_probability.item(), task.arrival_probability.item()  # type: ignore[union-attr]
+    for harvested, arrived in product((False, True), repeat=2):
+        yield (p_harvest if harvested else 1 - p_harvest, p_arrival if arrived else 1 - p_arrival), harvested, arrived
+
+
 def _wireless(
     env: Wireless, task: WirelessTask, num_gains: int = 12, num_queue: int = 21, num_battery: int = 41
 ) -> float:
@@ -120,26 +129,29 @@ def _wireless(
     queue_axis = torch.linspace(0, env.capacity, num_queue, dtype=torch.float64, device=device)
     battery_axis = torch.linspace(0, env.capacity, num_battery, dtype=torch.float64, device=device)
     occupied_axis = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
-    gain, occupied, queue, battery = torch.meshgrid(gains, occupied_axis, queue_axis, battery_axis, indexing="ij")
-    p_harvest, p_arrival = task.harvest_probability.item(), task.arrival_probability.item()  # type: ignore[union-attr]
+    axes = torch.meshgrid(gains, occupied_axis, queue_axis, battery_axis, indexing="ij")
+    gain, occupied, queue, battery = (axis.reshape(1, 1, -1) for axis in axes)
+    none = torch.zeros_like(gain)
+    state = WirelessState(gain.sqrt(), none, occupied, queue, battery, none.int())
     backups = []
     for action in range(env.num_actions):
-        power = torch.minimum(env.power(torch.tensor(action, device=device), torch.float64), battery)
-        rate = torch.log2(1.0 + gain * power) * (1.0 - occupied) * (battery > 0)
-        reward = torch.zeros_like(gain)
+        reward = torch.zeros(axes[0].shape, dtype=torch.float64, device=device)
         to_battery = torch.zeros(num_battery, num_battery, device=device)
-        for harvested, probability in ((0, 1 - p_harvest), (1, p_harvest)):
-            next_battery = (battery - power + harvested * task.harvest).clamp(0, env.capacity)
-            reward += 1.5 * probability * torch.log(1.0 + next_battery)
-            left, weight = _interpolation(next_battery[0, 0, 0], 0.0, env.capacity, num_battery)
-            for index, share in ((left, 1 - weight), (left + 1, weight)):
-                to_battery.scatter_add_(1, index[:, None], probability * share[:, None])
         to_queue = []
-        for arrived, probability in ((0, 1 - p_arrival), (1, p_arrival)):
-            next_queue = (queue - rate + arrived * task.arrival).clamp(0, env.capacity)
-            reward -= 0.5 * probability * next_queue
-            left, weight = _interpolation(next_queue.flatten(1, 2), 0.0, env.capacity, num_queue)
-            to_queue += [(left, probability * (1 - weight)), (left + 1, probability * weight)]
+        for probability, harvested, arrived in _outcomes(task):
+            # Fading and occupancy move alike whatever is done: `transition` and `p` below are for them.
+            uniforms = torch.stack([none, none, none, none + (not harvested), none + (not arrived)], dim=-1)
+            after, gained, _, _ = env.step(task, state, none.long() + action, uniforms)
+            reward += probability[0] * probability[1] * gained.view(axes[0].shape)
+            if not arrived:  # What happens to the battery is the same with and without an arrival.
+                next_battery = after.battery.view(axes[0].shape)[0, 0, 0]
+                left, weight = _interpolation(next_battery, 0.0, env.capacity, num_battery)
+                for index, share in ((left, 1 - weight), (left + 1, weight)):
+                    to_battery.scatter_add_(1, index[:, None], probability[0] * share[:, None])
+            if not harvested:
+                next_queue = after.queue.view(axes[0].shape).flatten(1, 2)
+                left, weight = _interpolation(next_queue, 0.0, env.capacity, num_queue)
+                to_queue += [(left, probability[1] * (1 - weight)), (left + 1, probability[1] * weight)]
         backups.append((reward.float(), to_battery.mT, to_queue))
     p = env.occupied_probability
     value = torch.zeros(num_gains, 2, num_queue, num_battery, device=device)

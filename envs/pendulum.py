@@ -65,6 +65,9 @@ class Pendulum:
     dt: float = 0.05
     max_torque: float = 2.0
     max_speed: float = 8.0
+    angle_weight: float = 1.0
+    speed_weight: float = 0.1
+    control_weight: float = 0.1
 
     name = "pendulum"
     terminates = False
@@ -103,7 +106,12 @@ class Pendulum:
         """One step of dt seconds; uses no random numbers."""
         theta, theta_dot, elapsed = state
         torque = self.torque(action, theta.dtype)
-        reward = -(theta**2 + 0.1 * theta_dot * theta_dot + 0.1 * torque * torque)
+        # Weights first, as the published results round.
+        reward = -(
+            self.angle_weight * theta * theta
+            + self.speed_weight * theta_dot * theta_dot
+            + self.control_weight * torque * torque
+        )
         acceleration = 1.5 * self.gravity / tasks.length * torch.sin(theta) + 3.0 * torque / (
             tasks.mass * tasks.length * tasks.length
         )

@@ -28,9 +28,6 @@ class UprightPendulum(Pendulum):
     Never terminates; truncated after `episode_length` steps.
     """
 
-    angle_weight: float = 1.0
-    speed_weight: float = 0.1
-    control_weight: float = 0.1
     gamma: float = 0.99
 
     num_reset_uniforms = 2

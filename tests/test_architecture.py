@@ -1,6 +1,7 @@
 """The rules of the house, read from the imports."""
 
 import ast
+import shutil
 import subprocess
 import sys
 
@@ -130,3 +131,36 @@ def test_programs_are_thin(name):
 def test_files_are_short():
     for path in [*files("torchq"), *files("envs")]:
         assert len(path.read_text().splitlines()) <= 300, path
+
+
+VIOLATIONS = {
+    "worlds that meet": ("torchq/runs/x.py", "import envs", test_torchq_and_envs_never_import_each_other),
+    "families that know torchq": ("envs/x.py", "from torchq import tree", test_torchq_and_envs_never_import_each_other),
+    "upwards": ("torchq/lowrank/x.py", "from torchq.runs import folder", test_imports_point_down_folder_by_folder),
+    "upwards inside a function": (
+        "torchq/engines/x.py", "def f():\n    import torchq.cli.train", test_imports_point_down_folder_by_folder),
+    "from one world to the other": (
+        "torchq/quadratic/x.py", "from torchq.lowrank.cp import dense", test_imports_point_down_folder_by_folder),
+    "a folder without a place": ("torchq/magic/x.py", "import torchq.tree", test_imports_point_down_folder_by_folder),
+    "a circle": ("torchq/x.py", "import torchq.y", test_modules_never_import_in_circles),
+    "exported again": ("torchq/runs/__init__.py", "from torchq import tree", test_folders_export_nothing_again),
+    "learners that meet": (
+        "torchq/lowrank/tabular_q.py", "import torchq.lowrank.low_rank_q", test_learners_never_import_each_other),
+    "heavy": ("torchq/runs/x.py", "import matplotlib", test_heavy_packages_are_imported_where_they_are_used),
+    "long": ("envs/x.py", "\n" * 301, test_files_are_short),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "text", "rule"), VIOLATIONS.values(), ids=VIOLATIONS)
+def test_rules_fail_where_they_are_broken(path, text, rule, tmp_path, monkeypatch):
+    """And hold in the same house without the fault."""
+    for package in ("torchq", "envs"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "torchq" / "y.py").write_text("import torchq.x\n" if path == "torchq/x.py" else "")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    if path != "torchq/x.py":
+        rule()
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).write_text(text)
+    with pytest.raises((AssertionError, KeyError)):
+        rule()

@@ -1,14 +1,19 @@
 """The same code on every device that the machine has, and on `meta`, where nothing can be read back."""
 
+import math
+
 import pytest
 import torch
 from problems import experiment, library, play
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from torchq import philox
 from torchq.engines import graph, torch_settings
 from torchq.engines.eager import Stepwise
+from torchq.tree import flatten
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+GPUS = ["cuda"] if torch.cuda.is_available() else []
 SHORT = library(episode_length=50)
 
 
@@ -25,7 +30,7 @@ def test_a_round_needs_nothing_from_the_device(algo, env, preset):
     assert prepared.evaluate(state.learner, 1).shape == (2, 4)
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", GPUS)
 def test_integers_and_uniforms_are_those_of_the_cpu(device):
     def draw(where):
         seeds, steps, tasks, envs = (torch.arange(n, device=where) for n in (3, 50, 4, 5))
@@ -37,7 +42,7 @@ def test_integers_and_uniforms_are_those_of_the_cpu(device):
         assert torch.equal(philox.uniform(here, dtype), philox.uniform(draw(device), dtype).cpu())
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", GPUS)
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_training_equals_that_on_the_cpu(device, preset):
     """200 steps in float64."""
@@ -49,11 +54,37 @@ def test_training_equals_that_on_the_cpu(device, preset):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_factors_of_a_million_tasks_fit_in_a_gigabyte():
-    prepared = experiment("stlrq", "pendulum", num_tasks=8, device="meta")
-    factors = prepared.initial_state.learner.factors
-    per_task = factors[0].shape[-1] * factors[0].element_size()
-    assert per_task * 10**6 < 2**30
+class Largest(TorchDispatchMode):
+    """Numbers of the largest tensor that any operation gives."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, kinds, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.numel = max([self.numel, *(tensor.numel() for tensor in tensors)])
+        return result
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_nothing_is_as_large_as_a_table(preset):
+    """A round of 50,000 tasks, without memory: no tensor holds a number for each state and action of each task."""
+    num_tasks = 50_000 if preset == "default" else 20
+    run = experiment(
+        "stlrq", "pendulum", preset, num_tasks=num_tasks, num_seeds=1, num_envs=1, device="meta",
+        library=library(episode_length=2), rank=8,
+    )  # fmt: skip
+    with Largest() as largest, torch.no_grad():
+        run.evaluate(run.play(run.initial_state, 0)[1], 1)
+    states, actions = math.prod(run.rollout.grid.sizes), run.rollout.env.num_actions
+    assert largest.numel <= max(num_tasks * 8 * actions, 8 * 2 * 1000)
+    assert largest.numel < states * actions * num_tasks / 10
+
+
+def test_a_million_tasks_need_less_than_half_a_gigabyte_of_factors_and_moments():
+    run = experiment("stlrq", "pendulum", num_tasks=1_000_000, num_seeds=1, num_envs=1, device="meta")
+    tensors = flatten(run.initial_state.learner).values()
+    assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) < 2**29
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

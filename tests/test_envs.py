@@ -192,3 +192,16 @@ def test_gymnasium_view_takes_constants_and_tasks_of_your_own():
     env = gymnasium.make("torchq/Pendulum-v0", task=envs.PendulumTask(0.3, 0.7), num_actions=5)
     assert env.action_space.n == 5
     assert env.unwrapped.task.mass == 0.3
+
+
+@pytest.mark.parametrize("name", ["angle_weight", "speed_weight", "control_weight"])
+def test_weights_of_an_upright_pendulum_are_those_of_its_reward(name):
+    """The reward is −(xᵀQx + uᵀRu) with the weights that the baseline's Riccati equation gets."""
+    env = envs.UprightPendulum(**{name: 10.0})
+    tasks = envs.stack_tasks(env.sample_tasks(1))
+    x, u = torch.tensor([0.2, -0.4], dtype=torch.float64), torch.tensor([1.5], dtype=torch.float64)
+    theta, theta_dot = (value.view(1, 1, 1) for value in x)
+    state = envs.pendulum.PendulumState(theta, theta_dot, torch.zeros(1, 1, 1, dtype=torch.int32))
+    _, reward, _, _ = env.step(tasks, state, u.view(1, 1, 1), torch.zeros(1, 1, 1, 0))
+    Q, R = env.reward_weights()
+    torch.testing.assert_close(reward.flatten(), -(x @ Q @ x + u @ R @ u).view(1))

@@ -1,8 +1,11 @@
 """The estimate of a run's memory, against what is really allocated, and its messages."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
-from problems import experiment
+from problems import ROOT, experiment
 
 from torchq.errors import UsageError
 from torchq.runs import memory
@@ -21,15 +24,34 @@ def test_the_learners_share_is_its_tensors_twice(options):
     assert need.learner == 2 * stored
 
 
-def test_an_environment_takes_no_more_than_estimated():
-    """State, draws and the largest temporary of an eager step: the products behind the action values."""
-    prepared = experiment(env="pendulum", num_envs=500, num_seeds=2)
-    per_env = memory.needed(prepared.config, prepared.rollout, "eager").per_env
-    state = sum(tensor.numel() * tensor.element_size() for tensor in flatten(prepared.initial_state.env).values())
-    draws = prepared.rollout.draw(torch.arange(1), torch.arange(4))
-    drawn = sum(tensor.numel() * tensor.element_size() for tensor in draws)
-    products = 2 * 4 * 500 * prepared.config.rank * 10 * 4
-    assert state + drawn + products < 500 * per_env < 4 * (state + drawn + products)
+PEAK = """
+import resource, sys, torch
+sys.path[:0] = {paths!r}
+torch.set_num_threads(1)
+from problems import experiment, library, play
+from torchq.runs import memory
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+options = dict(env="pendulum", num_seeds=2, library=library(episode_length=2), **{options!r})
+play(experiment(num_envs=10, **options), 1)
+before = peak()
+run = experiment(num_envs={num_envs!r}, **options)
+play(run, 1)
+need = memory.needed(run.config, run.rollout, run.config.engine)
+print(peak() - before, need.learner + {num_envs!r} * need.per_env)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems measure memory otherwise")
+@pytest.mark.parametrize(
+    ("options", "num_envs"), [({}, 20_000), ({"engine": "fused"}, 200_000), ({"algo": "tabular"}, 200_000)]
+)
+def test_a_run_takes_what_is_estimated(options, num_envs):
+    """The peak of a process, less what it needed before: between half and all of the estimate."""
+    script = PEAK.format(paths=[str(ROOT), str(ROOT / "tests")], options=options, num_envs=num_envs)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    taken, estimated = map(int, done.stdout.split())
+    assert 0.5 * estimated < taken < estimated
 
 
 def run(num_envs=4, num_seeds=8, num_tasks=None, **options):

@@ -23,3 +23,26 @@ def test_gridworld_optimum_is_the_mean_distance():
 
 def test_a_family_without_a_program_has_no_known_optimum():
     assert envs.optimal_returns(object(), []) is None
+
+
+def test_the_optimum_follows_the_step_of_the_family():
+    """An environment is written once: what its step does to reward and state, the dynamic program sees."""
+
+    class Generous(envs.Wireless):
+        def step(self, *given):
+            after, reward, terminated, truncated = super().step(*given)
+            return after, 3.0 * reward, terminated, truncated
+
+    class Leaking(envs.Wireless):
+        def step(self, tasks, state, action, uniforms):
+            after, *rest = super().step(tasks, state, action, uniforms)
+            return after._replace(battery=0.5 * after.battery), *rest
+
+    tasks = envs.Wireless.sample_tasks(1)
+    plain, generous, leaking = (envs.optimal_returns(env(episode_length=20), tasks)[0] for env in (
+        envs.Wireless, Generous, Leaking))  # fmt: skip
+    assert generous == pytest.approx(3.0 * plain)
+    assert leaking < plain - 1.0
+    light, heavy = (envs.Pendulum(episode_length=20, control_weight=weight) for weight in (0.0, 10.0))
+    tasks = light.sample_tasks(1)
+    assert envs.optimal_returns(light, tasks)[0] > envs.optimal_returns(heavy, tasks)[0]

@@ -1,7 +1,11 @@
 import re
+from pkgutil import resolve_name
 
 import pytest
 from problems import ROOT, command_line
+
+from torchq.cli.evaluate import main as evaluate
+from torchq.cli.train import main as train
 
 README = (ROOT / "README.md").read_text()
 
@@ -32,6 +36,31 @@ def test_flags_that_readme_names_exist():
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
 
-def test_pictures_that_readme_shows_exist():
-    for path in re.findall(r"!\[[^]]*]\(([^)]+)\)", README):
+def test_files_that_readme_links_or_names_exist():
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
+    named = re.findall(r"`((?:torchq|envs|benchmarks|examples|tests)/[\w./-]*)`", README)
+    commands = re.findall(r"python ((?:[\w-]+/)*[\w-]+\.py)", README)
+    assert min(len(linked), len(named), len(commands)) >= 3
+    for path in (*linked, *named, *commands):
         assert (ROOT / path).exists(), path
+
+
+def test_names_that_readme_gives_exist():
+    names = set(re.findall(r"`((?:torchq|envs)(?:\.\w+)+)[`(]", README))
+    assert len(names) >= 2
+    for name in names:
+        assert resolve_name(name) is not None
+
+
+def test_commands_of_readme_are_understood(monkeypatch):
+    """Every `python train.py …` or `python evaluate.py …` without a placeholder parses."""
+    commands = {
+        (program, tuple(rest.split()))
+        for program, rest in re.findall(r"python (train|evaluate)\.py ([^`\n]*)", README)
+        if not re.search(r"[A-Z…]{2,}|…", rest)
+    }
+    assert len(commands) >= 2
+    for program, arguments in commands:
+        command = [*arguments, "--nonsense"]  # Read last, so that nothing runs: all else is accepted before.
+        _, _, err = command_line(*command, entry={"train": train, "evaluate": evaluate}[program])
+        assert err.startswith("error: --nonsense: no such flag"), (arguments, err)

@@ -59,11 +59,14 @@ def test_a_fit_of_the_baseline_repeats_the_baselines_episode(case):
 
 
 @pytest.mark.parametrize("algo", ["lmi-ql", "lmi-qli", "lspi"])
-def test_fifty_samples_come_close_to_the_yardstick(case, algo):
+def test_fifty_samples_close_most_of_the_baselines_gap_to_the_yardstick(case, algo):
+    """Three quarters of it, over three runs: the baseline itself, or one that learns nothing, closes none."""
     config = resolve(algo, "damped-pendulum", "default", {"sizes": (50,)})
     rows = [row for seed in range(3) for row in study.run_seed(config, [case], None, seed).rows]
-    gaps = sorted(row.episode_return - row.optimal_return for row in rows)
-    assert gaps[1] > -0.1
+    untrained = [study.test_episode(case, [forms.baseline(3, 1)], seed)[0] for seed in range(3)]
+    before = sum((returns[2] - returns[0]).item() for returns in untrained)
+    assert before < -0.2
+    assert sum(row.episode_return - row.optimal_return for row in rows) > 0.25 * before
     assert all(row.lower_bound <= row.cost + 1e-6 for row in rows if algo == "lmi-ql")
 
 
@@ -170,7 +173,7 @@ def test_a_study_resumes_exactly(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--algo", "lmi-ql", "--rank", 3), "--rank: expected only with --algo stlrq, lrq, clrq, tabular"),
+        (("--algo", "lmi-ql", "--rank", 3), "--rank: expected only with a low-rank algo, got --algo lmi-ql"),
         (("--algo", "stlrq", "--sizes", "10"), "--sizes: expected only with --algo lmi-ql, lmi-qli, lspi"),
         (
             ("--algo", "lmi-ql", "--env", "wireless"),
