@@ -31,6 +31,34 @@ def test_compiled_steps_equal_eager_ones_over_200_steps(algo, preset, length):
     assert done.stdout == "equal\n", done.stderr
 
 
+STUBBORN = """
+import sys, types
+sys.path[:0] = {paths!r}
+import envs, families
+from problems import command_line, experiment
+def body(self, tasks, state, action, uniforms):
+    if state.theta.sum() > 1e9:
+        raise ValueError("far off")
+    return envs.Pendulum.step(self, tasks, state, action, uniforms)
+library = types.SimpleNamespace(**{{**vars(families.library()), "FAMILIES": {{"pendulum": families.broken(body)}}}})
+run = experiment("stlrq", "pendulum", library=library, episodes=20_000, engine="auto")
+print(run.config.engine, *run.notes, sep="\\n")
+print(command_line("--algo", "stlrq", "--engine", "compile", "--out", {out!r}, library=library)[2], end="")
+"""
+
+
+def test_what_dynamo_cannot_trace_is_one_line(tmp_path):
+    """Control flow that reads a value: neither fused nor compiled, and said in a line each."""
+    script = STUBBORN.format(paths=[str(ROOT), str(ROOT / "tests")], out=str(tmp_path / "run"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    engine, fused, compiled, refused = done.stdout.splitlines()
+    assert engine == "eager"
+    assert fused == "engine fused passed over: Broken.step: aten.sum.default has no scalar form"
+    assert compiled.startswith("engine compile passed over: ")
+    assert refused.startswith("error: --engine: compile does not work here (")
+
+
 def test_deterministic_runs_ask_pytorch_for_a_fixed_order(tmp_path, monkeypatch):
     seen, original = [], torchq.cli.train.train
 

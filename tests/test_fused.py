@@ -158,3 +158,29 @@ def test_auto_takes_it_for_long_runs_and_says_so(tmp_path):
     command = [sys.executable, "-c", script, *flags, "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert "engine fused ->" in done.stdout, done.stderr
+
+
+def test_a_compiler_that_does_not_take_every_flag_serves_too(monkeypatch, tmp_path):
+    """As on ARM, or without OpenMP: what it refuses is left out, and the results stay the same."""
+    refused = "-mprefer-vector-width=512", "-fopenmp"
+    plain, wrapper = build.compiler(), tmp_path / "picky"
+    cases = "|".join(refused)
+    wrapper.write_text(
+        f'#!/bin/sh\nfor flag; do case "$flag" in {cases}) echo "error: unknown $flag" >&2; exit 1;; esac; done\n'
+        f'exec {plain} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    expected = play(both()[1], 1).learner.factors
+    monkeypatch.setenv("CXX", str(wrapper))
+    monkeypatch.setenv("TORCHQ_CACHE", str(tmp_path / "cache"))
+    found = play(both()[1], 1).learner.factors
+    assert list((tmp_path / "cache").glob("*.so"))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_the_generated_program_lies_beside_the_library(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHQ_CACHE", str(tmp_path))
+    CppEngine(both()[0].rollout)
+    (header,) = tmp_path.glob("*.h")
+    assert header.with_suffix(".so").exists()
+    assert "// Pendulum, generated from its torch functions." in header.read_text()

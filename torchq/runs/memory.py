@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 
 from torchq.config import ENGINES, Config
+from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
-from torchq.engines.rollout import Rollout
 
 _WORDS_PER_TRANSITION = 40
 """8-byte words of state, random numbers and transition that an environment needs in any engine, generously."""
@@ -97,7 +97,9 @@ def _advice(config: Config, rollout: Rollout, need: Need, free: int) -> str | No
         return f"--num-envs: expected a run that fits in memory, but {came}; up to {fitting:,} would fit"
     runs = len(rollout.seeds) * free // (need.learner + need.per_env)
     if runs >= 1:
-        return f"--num-seeds: expected a run that fits in memory, but {came}; with --num-envs 1, up to {runs:,} would fit"
+        return (
+            f"--num-seeds: expected a run that fits in memory, but {came}; with --num-envs 1, up to {runs:,} would fit"
+        )
     share = free / (need.learner + need.per_env) * len(rollout.seeds)
     advice = f"with one seed and environment, {share:.1%} of these tasks times this rank would fit"
     return f"--num-tasks, --rank: expected a run that fits in memory, but {came}; {advice}"

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from torchq.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from torchq.errors import CheckpointError
-from torchq.runs.metrics import METRICS
 from torchq.config import Config
+from torchq.errors import CheckpointError
 from torchq.quadratic.forms import Quadratic
 from torchq.runs.folder import SUMMARY
+from torchq.runs.metrics import METRICS
 from torchq.runs.study import Case, Row, Run, make_case, run_seed
 from torchq.runs.study_results import COLUMNS, by_samples, plot_study, quartiles, read_rows
 from torchq.versions import versions

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from torchq.quadratic import excitation, lqr, forms
 from torchq import philox
-from torchq.quadratic.lmi_ql import LMIQL
-from torchq.quadratic.lspi import LSPI
-from torchq.quadratic.lmi_qli import LMIQLi
 from torchq.config import Config
-from torchq.quadratic.forms import Fit, Quadratic, Sample
 from torchq.philox import Purpose
+from torchq.quadratic import excitation, forms, lqr
+from torchq.quadratic.forms import Fit, Quadratic, Sample
+from torchq.quadratic.lmi_ql import LMIQL
+from torchq.quadratic.lmi_qli import LMIQLi
+from torchq.quadratic.lspi import LSPI
 
 UNSTABLE_RETURN = -1e3
 """A run is unstable if max|x| in its test episode passes the family's `unstable_state`, or its return −1000."""

@@ -13,14 +13,14 @@ import torch
 
 from torchq import checkpoint, tree
 from torchq.checkpoint import write_atomically
-from torchq.errors import CheckpointError, DivergedError
-from torchq.runs.experiment import EnvironmentLibrary, Experiment
-from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
-from torchq.runs.plotting import Curve, plot_learning_curves
 from torchq.config import Config
 from torchq.engines.contract import RunState, Statistics
 from torchq.engines.rollout import Rollout
+from torchq.errors import CheckpointError, DivergedError
+from torchq.runs.experiment import EnvironmentLibrary, Experiment
 from torchq.runs.folder import SUMMARY
+from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
+from torchq.runs.plotting import Curve, plot_learning_curves
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
