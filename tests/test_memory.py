@@ -47,11 +47,11 @@ print(peak() - before, need.learner + {num_envs!r} * need.per_env)
     ("options", "num_envs"), [({}, 20_000), ({"engine": "fused"}, 200_000), ({"algo": "tabular"}, 200_000)]
 )
 def test_a_run_takes_what_is_estimated(options, num_envs):
-    """The peak of a process, less what it needed before: between half and all of the estimate."""
+    """The peak of a process, less what it needed before: between a quarter of the estimate and a tenth above."""
     script = PEAK.format(paths=[str(ROOT), str(ROOT / "tests")], options=options, num_envs=num_envs)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     taken, estimated = map(int, done.stdout.split())
-    assert 0.5 * estimated < taken < estimated
+    assert 0.25 * estimated < taken < 1.1 * estimated
 
 
 def run(num_envs=4, num_seeds=8, num_tasks=None, **options):

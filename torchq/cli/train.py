@@ -109,7 +109,7 @@ def _study(config: Config, library: CommandLibrary, out: Path | None, resume: bo
     cases = make_cases(config, library)
     for case in cases:
         if case.design.radius >= 1.0:
-            click.echo(f"warning: the baseline of task {case.number} does not stabilise it (√γ·ρ(A_b) = "
+            click.echo(f"warning: the baseline of task {case.task_index} does not stabilise it (√γ·ρ(A_b) = "
                        f"{case.design.radius:.2f}): V_b is not finite, prefer lmi-qli", err=True)  # fmt: skip
     starts = quadratic_starts(config, cases, library) if config.warm_start else None
     with claim(out, config, resume=resume) as folder:

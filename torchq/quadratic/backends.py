@@ -198,8 +198,8 @@ def _warn(solved: Tensor, reasons: list[str]) -> None:
     missing = (~solved).nonzero().squeeze(-1).tolist()
     if len(missing) == len(reasons):
         raise SolverError(f"solved none of {len(reasons)} instances ({reasons[0]}); check the data's excitation")
-    for number in missing:
-        message = f"instance {number} of {len(reasons)} was not solved ({reasons[number]}); its outputs are NaN"
+    for index in missing:
+        message = f"instance {index} of {len(reasons)} was not solved ({reasons[index]}); its outputs are NaN"
         warnings.warn(message, stacklevel=2)
 
 

@@ -133,8 +133,8 @@ def residual_system(sample: Sample, gamma: float) -> tuple[Tensor, Tensor]:
     Residual is prediction minus target here, as in the paper; a TD error has the other sign.
     """
     following = gamma * monomials(sample.next_phi)
-    own = action_features(sample.phi, sample.deviation)
-    first, rest = own.split((following.shape[-1], own.shape[-1] - following.shape[-1]), dim=-1)
+    taken = action_features(sample.phi, sample.deviation)
+    first, rest = taken.split((following.shape[-1], taken.shape[-1] - following.shape[-1]), dim=-1)
     G = torch.cat((first - following, rest, -following), dim=-1)
     return G, sample.value - sample.reward - gamma * sample.next_value
 

@@ -99,13 +99,11 @@ def read_metrics(folder: Path, num_seeds: int, num_tasks: int) -> Metrics:
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise MetricsError(f"{path} is damaged ({error!r})") from error
     first_seed = keys[0][2] if keys else 0
-    for number, (episode, samples, seed, task) in enumerate(keys):
-        start = keys[number - number % size]
-        expected = (*start[:2], first_seed + number % size // num_tasks, number % num_tasks)
+    for row, (episode, samples, seed, task) in enumerate(keys):
+        start = keys[row - row % size]
+        expected = (*start[:2], first_seed + row % size // num_tasks, row % num_tasks)
         if (episode, samples, seed, task) != expected:
-            raise MetricsError(
-                f"{path} is damaged: expected seed {expected[2]}, task {expected[3]} in row {number + 1}"
-            )
+            raise MetricsError(f"{path} is damaged: expected seed {expected[2]}, task {expected[3]} in row {row + 1}")
     if not complete:
         raise MetricsError(f"{path} holds no complete evaluation yet")
     starts = keys[::size]

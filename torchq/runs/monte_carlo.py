@@ -44,8 +44,8 @@ def make_cases(config: Config, library: ControlLibrary) -> list[Case]:
     """The tasks of a configuration with their baselines."""
     env = library.CONTROL_FAMILIES[config.env]()
     return [
-        make_case(env, task, library.stack_tasks([task], device="cpu", dtype=torch.float64), number)
-        for number, task in enumerate(env.sample_tasks(config.num_tasks))
+        make_case(env, task, library.stack_tasks([task], device="cpu", dtype=torch.float64), index)
+        for index, task in enumerate(env.sample_tasks(config.num_tasks))
     ]
 
 

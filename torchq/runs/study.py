@@ -112,25 +112,25 @@ class Case(NamedTuple):
     """Its parameters as numbers."""
     batch: Any
     """Its parameters as tensors (1, 1)."""
-    number: int
+    task_index: int
     design: Design
 
 
-def make_case(env: ControlEnvironment, task: Any, batch: Any, number: int) -> Case:
+def make_case(env: ControlEnvironment, task: Any, batch: Any, task_index: int) -> Case:
     """A task with its baseline and yardstick, from discounted Riccati equations.
 
     Args:
         env: the family.
         task: parameters as numbers.
         batch: the same as tensors (1, 1).
-        number: of the task, which decides its random numbers.
+        task_index: of the task, which decides its random numbers.
     """
     Q, R = env.reward_weights()
     A, B = env.linearised(task)
     value, gain = lqr.discounted_riccati(*env.linearised(env.believed(task)), Q, R, env.gamma)
     _, yardstick = lqr.discounted_riccati(*env.linearised(task, gravity=False), Q, R, env.gamma)
     radius = lqr.discounted_radius(A, B, gain, env.gamma)
-    return Case(env, task, batch, number, Design(value, gain, yardstick, radius))
+    return Case(env, task, batch, task_index, Design(value, gain, yardstick, radius))
 
 
 def draw(seed: int, task: int, purpose: Purpose, steps: int, envs: int, count: int) -> Tensor:
@@ -147,7 +147,7 @@ def dataset(case: Case, seed: int, size: int) -> Sample:
     of the measured state.                                                                  [LMI, §IV-A]
     """
     env, plan = case.env, case.design
-    uniforms = draw(seed, case.number, Purpose.DATASET, 1, size, 10)[0]
+    uniforms = draw(seed, case.task_index, Purpose.DATASET, 1, size, 10)[0]
     normals = torch.stack([philox.normal(uniforms[0, 0, :, i], uniforms[0, 0, :, i + 1])[0] for i in (2, 4, 6)])
     extra = torch.stack([philox.normal(uniforms[0, 0, :, i], uniforms[0, 0, :, i + 1])[1] for i in (2, 4)])
     state = env.place(env.exploration_high, uniforms[..., :2])
@@ -175,9 +175,9 @@ def test_episode(case: Case, fits: list[Quadratic], seed: int) -> tuple[Tensor, 
     env, plan = case.env, case.design
     policies = 2 + len(fits)
     gains = torch.stack([forms.greedy_gain(q) for q in fits])
-    start = draw(seed, case.number, Purpose.EVALUATION_RESET, 1, 1, 2)[0]
+    start = draw(seed, case.task_index, Purpose.EVALUATION_RESET, 1, 1, 2)[0]
     state = env.reset(case.batch, start.expand(-1, -1, policies, -1))
-    noise = draw(seed, case.number, Purpose.EVALUATION_STEP, env.episode_length, 1, 2)
+    noise = draw(seed, case.task_index, Purpose.EVALUATION_STEP, env.episode_length, 1, 2)
     total, largest = torch.zeros(policies, dtype=_DTYPE), torch.zeros(policies, dtype=_DTYPE)
     for uniforms in noise:
         x = env.observe(state)[0, 0]
@@ -238,21 +238,21 @@ def run_seed(config: Config, cases: list[Case], starts: Quadratic | None, seed: 
     for case in cases:
         everything = dataset(case, seed, max(config.sizes))
         bound = value_bound(config.constraint, case.design, everything.phi.shape[1])
-        own = None if starts is None else Quadratic(*(part[seed % len(part), case.number] for part in starts))
-        own_fits: list[Fit] = []
+        start = None if starts is None else Quadratic(*(part[seed % len(part), case.task_index] for part in starts))
+        case_fits: list[Fit] = []
         for size in config.sizes:
             begun = time.perf_counter()
-            own_fits.append(fit(config, case.env.gamma, Sample(*(x[:size] for x in everything)), bound, own))
+            case_fits.append(fit(config, case.env.gamma, Sample(*(x[:size] for x in everything)), bound, start))
             seconds.append(time.perf_counter() - begun)
-        where = f"run {seed}, task {case.number}"
+        where = f"run {seed}, task {case.task_index}"
         failures += [
-            f"{where}, {n} samples: {f.failure}" for n, f in zip(config.sizes, own_fits, strict=True) if f.failed
+            f"{where}, {n} samples: {f.failure}" for n, f in zip(config.sizes, case_fits, strict=True) if f.failed
         ]
         constraint = "tot" if config.algo == "lspi" else config.constraint  # LSPI keeps to none.
         said = excitation.diagnose(everything, case.env.gamma, constraint=constraint)
         findings += [f"{where}, {max(config.sizes)} samples: {sentence}" for sentence in said]
-        rows += _rows(config, case, own_fits, seed)
-        fits += own_fits
+        rows += _rows(config, case, case_fits, seed)
+        fits += case_fits
     shape = (len(cases), len(config.sizes))
     learnt = Quadratic(*(torch.stack(parts).unflatten(0, shape) for parts in zip(*(f.q for f in fits), strict=True)))
     return Run(rows, learnt, torch.tensor(seconds, dtype=_DTYPE).view(shape), failures, findings)
@@ -262,7 +262,7 @@ def _rows(config: Config, case: Case, fits: list[Fit], seed: int) -> list[Row]:
     returns, unstable = test_episode(case, [f.q for f in fits], seed)
     optimal, base = returns[:2].tolist()
     return [
-        Row("", size, seed, case.number, value, optimal, base, int(fell), int(f.failed), f.penalty_weight, f.cost,
+        Row("", size, seed, case.task_index, value, optimal, base, int(fell), int(f.failed), f.penalty_weight, f.cost,
             f.lower_bound)
         for size, f, value, fell in zip(config.sizes, fits, returns[2:].tolist(), unstable[2:].tolist(), strict=True)
     ]  # fmt: skip

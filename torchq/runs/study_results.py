@@ -42,18 +42,18 @@ def by_samples(rows: list[Row]) -> list[dict[str, Any]]:
     """Per size: returns and gaps to the yardstick without the unstable runs, shares, and bounds of the cost."""
     table = []
     for size in sorted({row.samples for row in rows}):
-        own = [row for row in rows if row.samples == size]
-        stable = [row for row in own if not row.unstable]
-        bounded = [row for row in own if math.isfinite(row.lower_bound)]
+        of_size = [row for row in rows if row.samples == size]
+        stable = [row for row in of_size if not row.unstable]
+        bounded = [row for row in of_size if math.isfinite(row.lower_bound)]
         table.append({
             "samples": size,
             "return": quartiles([row.episode_return for row in stable]),
             "gap": quartiles([row.episode_return - row.optimal_return for row in stable]),
-            "unstable_share": sum(row.unstable for row in own) / len(own),
-            "failed_share": sum(row.failed for row in own) / len(own),
+            "unstable_share": sum(row.unstable for row in of_size) / len(of_size),
+            "failed_share": sum(row.failed for row in of_size) / len(of_size),
             "bounds": {
                 "lower": quartiles([row.lower_bound for row in bounded])["median"],
-                "upper": quartiles([row.cost for row in own])["median"],
+                "upper": quartiles([row.cost for row in of_size])["median"],
                 "gap": quartiles([row.cost - row.lower_bound for row in bounded])["median"],
             },
         })  # fmt: skip

@@ -76,8 +76,10 @@ def quadratic_starts(config: Config, cases: list[Case], library: BothWorlds) -> 
     starts = []
     for run in range(source.config.num_seeds):
         for case in cases:
-            tensor = QTensor.from_run(source.folder, run=run, task=case.number if source.config.algo == "lrq" else None)
-            task = torch.full((len(x),), case.number) if tensor.task_sizes else ()
+            tensor = QTensor.from_run(
+                source.folder, run=run, task=case.task_index if source.config.algo == "lrq" else None
+            )
+            task = torch.full((len(x),), case.task_index) if tensor.task_sizes else ()
             values = tensor.action_values(indices, task).detach().double()
             phi, deviation, value = (part.flatten(0, 1) for part in _features(case, x, env))
             starts.append(conversion.fit_quadratic(values.flatten(), phi, deviation, value, CONTROL_FLOOR))
@@ -142,7 +144,7 @@ def _table(cases: list[Case], learnt: Quadratic, env: Any, grid: Grid) -> Tensor
     """Q of all tasks on the grid, (tasks, *state modes, actions), drawn in below the lowest V_b."""
     x = _states(grid)
     tables = [
-        conversion.action_values(Quadratic(*(part[case.number] for part in learnt)), *_features(case, x, env))
+        conversion.action_values(Quadratic(*(part[case.task_index] for part in learnt)), *_features(case, x, env))
         for case in cases
     ]
     scale = max(form(x, case.design.value).max().item() for case in cases)

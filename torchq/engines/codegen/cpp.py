@@ -10,7 +10,17 @@ import math
 
 import torch
 
-from torchq.engines.codegen.scalars import CAST, COMPARISONS, CONSTANT, INPUT, SELECT, FamilyProgram, Function, Number
+from torchq.engines.codegen.scalars import (
+    CAST,
+    COMPARISONS,
+    CONSTANT,
+    INPUT,
+    ROUNDING,
+    SELECT,
+    FamilyProgram,
+    Function,
+    Number,
+)
 
 _LANES = {torch.float32: "f32", torch.float64: "f64", torch.int32: "i32", torch.int64: "i64", torch.bool: "mask"}
 _SCALARS = {torch.float32: "float", torch.float64: "double", torch.int32: "int32_t", torch.int64: "int64_t"}

@@ -196,7 +196,7 @@ def trace_family(env: Any, tasks: Any, state: Any, dtype: torch.dtype) -> Family
     with torch.no_grad():
         step = _traced(env, "step", lambda: _step(env, tasks, state, dtype))
         reset = _traced(env, "reset", lambda: _reset(env, tasks, dtype))
-        observe = _traced(env, "observe", lambda: _observe(env, state))
+        observe = _traced(env, "observe", lambda: _observe(env, state, dtype))
     return FamilyProgram(type(env).__name__, reset, step, observe, env.terminates)
 
 
@@ -269,9 +269,11 @@ def _reset(env: Any, tasks: Any, dtype: torch.dtype) -> Function:
     return Function(inputs, {"fields": _numbers("field", env.reset(parameters, uniforms))})
 
 
-def _observe(env: Any, state: Any) -> Function:
+def _observe(env: Any, state: Any, dtype: torch.dtype) -> Function:
     fields = _fields(state)
     observation = env.observe(fields)
     if not isinstance(observation, Lanes) or observation.numbers.ndim != 1:
         raise TranslationError("expected the observation's dimensions behind the batch axes (torch.stack, dim=-1)")
-    return Function({"fields": _given(fields)}, {"observation": tuple(observation.numbers)})
+    return Function(
+        {"fields": _given(fields)}, {"observation": tuple(lowering.number(x, dtype) for x in observation.numbers)}
+    )

@@ -67,7 +67,7 @@ struct Batched {
     for (int64_t at = 0; at < batch; at += Wide::COUNT) {
       const int count = int(std::min<int64_t>(Wide::COUNT, batch - at));
       Wide::i32 visited[STATE_MODES];
-      state_rows<Wide>(Family::State<Wide>::load(a.state, run.begin() + at, count), visited);
+      locate(Family::State<Wide>::load(a.state, run.begin() + at, count), visited);
       rows[0].store(visited, at, count);
     }
   }
@@ -153,7 +153,7 @@ struct Batched {
 
   void choose_actions(int64_t at, int count, int64_t step) {
     uint32_t words[4][CHUNK];
-    philox(a.seed_numbers[run.seed], a.first_step + step, &env_of[at], &task_row_of[at], EXPLORATION, 0, count, words[0],
+    philox(a.run_seeds[run.seed], a.first_step + step, &env_of[at], &task_row_of[at], EXPLORATION, 0, count, words[0],
            words[1], words[2], words[3]);
     for (int i = 0; i < count; ++i) {
       const bool explores = uniform(words[0][i]) < a.epsilon[step];
@@ -161,14 +161,20 @@ struct Batched {
     }
   }
 
+  // Few copies of what is long when it is printed out for every lane: compiling it takes longest.
+  __attribute__((noinline)) static void locate(const Family::State<Wide> &state, Wide::i32 *visited) {
+    state_rows<Wide>(state, visited);
+  }
+
   // Lanes of environments from `at`, with what a step asks for.
   struct Moved {
     Family::State<Wide> state;
     Outcome<Wide> outcome;
     Wide::mask done;
+    Wide::i32 visited[STATE_MODES];
   };
 
-  Moved move(int64_t at, int count, const int32_t *actions, const real (*uniforms)[CHUNK], int lane) const {
+  __attribute__((noinline)) Moved move(int64_t at, int count, const int32_t *actions, const real (*uniforms)[CHUNK], int lane) const {
     Wide::r p[Family::PARAMETERS + 1], u[Family::STEP_UNIFORMS + 1];
     for (int i = 0; i < Family::PARAMETERS; ++i) p[i] = load_lanes<Wide::r>(parameter[i].data(), at, count);
     for (int i = 0; i < Family::STEP_UNIFORMS; ++i) u[i] = load_lanes<Wide::r>(uniforms[i], lane, count);
@@ -176,6 +182,7 @@ struct Batched {
     Moved moved;
     moved.outcome = Family::step<Wide>(p, before, convert<int64_t>(load_lanes<Wide::i32>(actions, 0, count)), u, moved.state);
     moved.done = moved.outcome.terminated | moved.outcome.truncated;
+    locate(moved.state, moved.visited);
     return moved;
   }
 
@@ -186,22 +193,24 @@ struct Batched {
       const int64_t i = at + lane;
       const int lanes = std::min(Wide::COUNT, count - lane);
       Moved moved = move(i, lanes, &action[i], uniforms, lane);
-      Wide::i32 visited[STATE_MODES];
-      state_rows<Wide>(moved.state, visited);
-      landed(step).store(visited, i, lanes);
+      landed(step).store(moved.visited, i, lanes);
       store_lanes(moved.outcome.reward, reward.data(), i, lanes);
       const bool ended = any(moved.done);
-      if (Family::TERMINATES) {
+      if constexpr (Family::TERMINATES) {
         const Wide::r zero = fill<Wide::r>(0), gamma = fill<Wide::r>(a.gamma);
         store_lanes(choose(moved.outcome.terminated, zero, gamma), discount.data(), i, lanes);
-        if (ended) restart(moved, i, lanes, step), state_rows<Wide>(moved.state, visited);
-        here(step + 1).store(visited, i, lanes);
+        if (ended) restart(moved, i, lanes, step), locate(moved.state, moved.visited);
+        here(step + 1).store(moved.visited, i, lanes);
       }
       moved.state.store(a.state, run.begin() + i, lanes);
-      for (int j = 0; j < lanes; ++j) {
-        double *sum = &sums[(task_of[i + j] * pieces + piece) * 4];
-        sum[0] += reward[i + j];
-        if (ended) sum[1] += moved.done[j] != 0;
+      for (int j = 0; j < lanes;) {  // One task after the other: mostly all lanes are of one.
+        const uint32_t task = task_of[i + j];
+        double *sum = &sums[(task * pieces + piece) * 4], gained = 0;
+        for (; j < lanes && task_of[i + j] == task; ++j) {
+          gained += reward[i + j];
+          if (ended) sum[1] += moved.done[j] != 0;
+        }
+        sum[0] += gained;
       }
     }
   }
@@ -333,9 +342,7 @@ struct Batched {
       for (int lane = 0; lane < count; lane += Wide::COUNT) {
         const int lanes = std::min(Wide::COUNT, count - lane);
         const Moved moved = move(at + lane, lanes, actions + lane, uniforms, lane);
-        Wide::i32 visited[STATE_MODES];
-        state_rows<Wide>(moved.state, visited);
-        rows[0].store(visited, at + lane, lanes);
+        rows[0].store(moved.visited, at + lane, lanes);
         moved.state.store(a.state, run.begin() + at + lane, lanes);
         for (int j = 0; j < lanes; ++j) {
           if (alive[lane + j]) total[lane + j] += moved.outcome.reward[j];

@@ -13,7 +13,7 @@ enum Optimizer { SGD, ADAM, ADAMAX };
 
 struct Args {
   int64_t seeds, groups, tasks, envs, steps, first_step, updates, num_updates, threads;
-  const int64_t *seed_numbers, *task_index;
+  const int64_t *run_seeds, *task_index;
   const real *parameters;          // (tasks, PARAMETERS)
   void *state[Family::FIELDS];     // (seeds, tasks, envs), each of its own type
   real *factors[MODES];            // (seeds, groups, rows, RANK)
@@ -105,7 +105,7 @@ struct Run {
     uint32_t words[4][SIZE];
     for (int i = 0; i < COUNT; ++i) {
       if (i % 4 == 0)
-        philox(a.seed_numbers[seed], a.first_step + step, env, task, purpose, i / 4, count, words[0], words[1], words[2],
+        philox(a.run_seeds[seed], a.first_step + step, env, task, purpose, i / 4, count, words[0], words[1], words[2],
                words[3]);
       for (int lane = 0; lane < count; ++lane) numbers[i][lane] = uniform(words[i % 4][lane]);
     }

@@ -93,7 +93,7 @@ class CppEngine:
         """Call the program with the arguments given; tensors by their addresses, and what is left out 0."""
         seeds, tasks, envs = fields[0].shape
         given |= {
-            "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(), "seed_numbers": self.rollout.seeds,
+            "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(), "run_seeds": self.rollout.seeds,
             "task_index": batch.task_index, "parameters": batch.parameters, "state": fields, "factors": factors,
             "factor_groups": [factor.shape[1] for factor in factors], "rows": [factor.shape[2] for factor in factors],
             "gamma": self.rollout.gamma,
@@ -137,7 +137,7 @@ def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Struct
     class Args(ctypes.Structure):
         _fields_ = [
             *((count, ctypes.c_int64) for count in _COUNTS),
-            ("seed_numbers", pointer), ("task_index", pointer), ("parameters", pointer), ("state", fields),
+            ("run_seeds", pointer), ("task_index", pointer), ("parameters", pointer), ("state", fields),
             ("factors", modes), ("factor_groups", ctypes.c_int64 * num_modes), ("first", modes), ("second", modes),
             ("rows", ctypes.c_int64 * num_modes), ("epsilon", pointer), ("learning_rate", pointer),
             ("task_weights", pointer), ("statistics", pointer), ("total", pointer), ("gamma", real),

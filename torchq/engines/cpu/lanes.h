@@ -139,12 +139,9 @@ template <class V> static inline V load_lanes(const void *from, int64_t at, int 
   if constexpr (width<V> == 1) return *source;
   else {
     V x;
-    if (count >= width<V>) {
-      std::memcpy(&x, source, sizeof x);
-    } else {
-      x = fill<V>(*source);
-      for (int lane = 1; lane < count; ++lane) x[lane] = source[lane];
-    }
+    if (count >= width<V>) return std::memcpy(&x, source, sizeof x), x;
+    x = fill<V>(*source);
+    std::memcpy(&x, source, count * sizeof *source);
     return x;
   }
 }
@@ -153,8 +150,7 @@ template <class V> static inline void store_lanes(V x, void *to, int64_t at, int
   Element<V> *target = static_cast<Element<V> *>(to) + at;
   if constexpr (width<V> == 1) *target = x;
   else if (count >= width<V>) std::memcpy(target, &x, sizeof x);
-  else
-    for (int lane = 0; lane < count; ++lane) target[lane] = x[lane];
+  else std::memcpy(target, &x, count * sizeof *target);
 }
 
 // The same for booleans, which take a byte each in memory.

@@ -194,7 +194,7 @@ struct Online {
   int behave(const Run &run, int64_t step, LazyRow **here, int64_t update) {
     uint32_t words[4];
     const uint32_t env = 0, task = uint32_t(run.task_row(0));
-    philox(a.seed_numbers[run.seed], a.first_step + step, &env, &task, EXPLORATION, 0, 1, words, words + 1, words + 2,
+    philox(a.run_seeds[run.seed], a.first_step + step, &env, &task, EXPLORATION, 0, 1, words, words + 1, words + 2,
            words + 3);
     if (uniform(words[0]) < a.epsilon[step]) return random_action(words[1]);
     for (int mode = 0; mode < ACTION; ++mode) here[mode]->catch_up(decay, update);
@@ -229,7 +229,7 @@ struct Online {
       }
       if (outcome.terminated | outcome.truncated) {
         ++episodes;
-        if (Family::TERMINATES) {
+        if constexpr (Family::TERMINATES) {
           run.uniforms<Family::RESET_UNIFORMS>(AUTORESET, step, &env, &task, 1, draws);
           state = Family::reset<One>(parameters, draws[0]);
           state_rows<One>(state, rows);

@@ -9,8 +9,10 @@ static inline void philox_round(uint32_t *c, uint32_t k0, uint32_t k1) {
 }
 
 // Four words for each of `count` environments. Ten rounds on arrays: compilers turn the loop into vectors.
-static inline void philox(uint64_t seed, uint64_t step, const uint32_t *env, const uint32_t *task, uint32_t purpose,
-                          uint32_t block, int count, uint32_t *w0, uint32_t *w1, uint32_t *w2, uint32_t *w3) {
+__attribute__((noinline)) static void philox(uint64_t seed, uint64_t step, const uint32_t *__restrict env,
+                                             const uint32_t *__restrict task, uint32_t purpose, uint32_t block,
+                                             int count, uint32_t *__restrict w0, uint32_t *__restrict w1,
+                                             uint32_t *__restrict w2, uint32_t *__restrict w3) {
   const uint32_t low = uint32_t(step), high = (purpose << 24) | (block << 12) | uint32_t(step >> 32);
   for (int i = 0; i < count; ++i) {
     uint32_t c[4] = {low, env[i], task[i], high}, k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);

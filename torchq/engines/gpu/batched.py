@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState
-from torchq.engines.gpu.tensors import Kernels, copied_moments, copies, counter, power_of_two
+from torchq.engines.gpu.tensors import Kernels, copied_moments, copies, on_device, power_of_two
 from torchq.engines.rollout import Rollout
 from torchq.lowrank.low_rank_q import LowRankQ, LowRankState
 from torchq.lowrank.optim import Moments
@@ -72,21 +72,21 @@ class BatchedEngine:
         rollout, plan = self.kernels.rollout, self._plan
         groups, num_tasks = self.kernels.learner.groups, self.kernels.learner.num_tasks
         factors, moments, fields = copies(learner.factors), copied_moments(learner), copies(env)
-        columns, clock = batch.parameters, counter(first_step, rollout.device)
+        columns, clock = batch.parameters, on_device(first_step, rollout.device)
         task_rows = plan.chunks * plan.tasks
         new = partial(torch.zeros, plan.programs, device=rollout.device, dtype=rollout.dtype)
         rows, rank = self._shared_rows, self.kernels.learner.rank
         shared, by_task, sums = new(plan.blocks, rows, rank), new(task_rows, rank), new(task_rows, 4)
         sizes = (groups, num_tasks, rollout.num_envs, plan.pieces, plan.chunks, plan.blocks)
         steps = len(rates.epsilon)
-        for number in range(steps):
+        for step_index in range(steps):
             batched_kernels.play[(plan.programs * plan.blocks,)](
                 tuple(factors), tuple(fields), columns, rollout.seeds, batch.task_index, self._weights,
-                (shared, by_task, sums), rates.epsilon, clock, number, sizes, SHARED_ROWS=rows, TASKS=plan.tasks,
+                (shared, by_task, sums), rates.epsilon, clock, step_index, sizes, SHARED_ROWS=rows, TASKS=plan.tasks,
                 ENVS=plan.envs, LEARN=int(updates), **self.kernels.training,
             )  # fmt: skip
             if updates:
-                self._descend(factors, moments, shared, by_task, rates, learner.num_updates, number)
+                self._descend(factors, moments, shared, by_task, rates, learner.num_updates, step_index)
         after = LowRankState(tuple(factors), tuple(map(Moments, *moments)), learner.num_updates + int(updates) * steps)
         used = num_tasks // groups * plan.pieces
         totals = sums[:, :used].reshape(*statistics.reward.shape, plan.pieces, 4).sum(-2) / rollout.num_envs
@@ -100,7 +100,7 @@ class BatchedEngine:
 
     def _descend(
         self, factors: list[Tensor], moments: tuple[list[Tensor], list[Tensor]], shared: Tensor, by_task: Tensor,
-        rates: Rates, num_updates: Tensor, number: int,
+        rates: Rates, num_updates: Tensor, step_index: int,
     ) -> None:  # fmt: skip
         """The optimiser's step on every factor, from the sums that `play` left."""
         from torchq.engines.gpu import batched_kernels
@@ -110,7 +110,7 @@ class BatchedEngine:
             tasked = learner.has_task_mode and mode == 0
             buffer, parts = (by_task, plan.pieces) if tasked else (shared, plan.blocks)
             batched_kernels.descend[(plan.programs * size,)](
-                factors[mode], moments[0][mode], moments[1][mode], buffer, rates.learning_rate, num_updates, number,
+                factors[mode], moments[0][mode], moments[1][mode], buffer, rates.learning_rate, num_updates, step_index,
                 first_row, size, parts, buffer.shape[-2], BY_TASK=tasked, TILE=min(_TILE, power_of_two(parts)),
                 **self.kernels.rank,
             )  # fmt: skip
@@ -132,7 +132,7 @@ def greedy_returns(kernels: Kernels, learner: LearnerState, env: EnvState, first
     pieces = -(-envs // lanes)
     batched_kernels.greedy[(runs * num_tasks * pieces,)](
         tuple(factors), tuple(factor.shape[1] for factor in factors), tuple(copies(env)), rollout.batch().parameters,
-        rollout.seeds, total, counter(first_step, rollout.device), rollout.env.episode_length, num_tasks, envs, pieces,
-        LANES=lanes, **kernels.greedy,
+        rollout.seeds, total, on_device(first_step, rollout.device), rollout.env.episode_length, num_tasks, envs,
+        pieces, LANES=lanes, **kernels.greedy,
     )  # fmt: skip
     return total

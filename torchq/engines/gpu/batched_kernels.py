@@ -73,16 +73,16 @@ def _by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
     return tl.sum(tl.reshape(values, (TASKS, ENVS)), axis=1)
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(do_not_specialize=["step_index"])
 def play(
-    factors, state, parameters, seed_numbers, task_index, task_weights, buffers, epsilon, first_step, number, sizes,
+    factors, state, parameters, seeds, task_index, task_weights, buffers, epsilon, first_step, step_index, sizes,
     OBSERVE: tl.constexpr, STEP: tl.constexpr, RESET: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr,
     STEP_UNIFORMS: tl.constexpr, RESET_UNIFORMS: tl.constexpr, TERMINATES: tl.constexpr, LOW: tl.constexpr,
     HIGH: tl.constexpr, GRID: tl.constexpr, DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, SIZES: tl.constexpr,
     HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr,
     SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr, ENVS: tl.constexpr, LEARN: tl.constexpr, GAMMA: tl.constexpr,
 ):  # fmt: skip
-    """One step of all environments, the `number`-th from `first_step`; with LEARN the sums of their semi-gradients.
+    """One step of all environments, the `step_index`-th from `first_step`; with LEARN the sums of their semi-gradients.
 
     Programs are (run · group, block), flat, for only a grid's first axis is long. A block takes every `num_blocks`-th
     chunk of its run, a chunk TASKS tasks with up to ENVS environments each; TASKS is 1 where one has more environments.
@@ -95,10 +95,10 @@ def play(
     shared, by_task, sums = buffers
     block = tl.program_id(0) % num_blocks
     program = (tl.program_id(0) // num_blocks).to(tl.int64)
-    group, now = program % num_groups, tl.load(first_step) + number
-    seed = tl.load(seed_numbers + program // num_groups).to(tl.uint64)
-    threshold = tl.load(epsilon + number)
-    lane, own_task = tl.arange(0, TASKS * ENVS), tl.arange(0, TASKS)
+    group, now = program % num_groups, tl.load(first_step) + step_index
+    seed = tl.load(seeds + program // num_groups).to(tl.uint64)
+    threshold = tl.load(epsilon + step_index)
+    lane, task_lane = tl.arange(0, TASKS * ENVS), tl.arange(0, TASKS)
     k = tl.arange(0, RANK_P)
     offset = ()
     for mode in tl.static_range(MODES):
@@ -132,7 +132,7 @@ def play(
             s = choose(done, RESET(p, u, like), s, FIELDS)
         tl.debug_barrier()  # Lanes may load what others are about to overwrite.
         store(state, at, s, inside, FIELDS)
-        place = program * num_chunks * TASKS + chunk * TASKS + own_task
+        place = program * num_chunks * TASKS + chunk * TASKS + task_lane
         seen = sums + place * 4
         tl.store(seen, tl.load(seen) + _by_task(tl.where(inside, reward, 0.0), TASKS, ENVS))
         tl.store(seen + 1, tl.load(seen + 1) + _by_task((inside & done).to(like.dtype), TASKS, ENVS))
@@ -167,12 +167,12 @@ def play(
         tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["number", "first_row", "num_rows", "num_parts", "stride"])
+@triton.jit(do_not_specialize=["step_index", "first_row", "num_rows", "num_parts", "stride"])
 def descend(
-    factor, first, second, buffer, learning_rate, num_updates, number, first_row, num_rows, num_parts, stride,
+    factor, first, second, buffer, learning_rate, num_updates, step_index, first_row, num_rows, num_parts, stride,
     RANK: tl.constexpr, RANK_P: tl.constexpr, BY_TASK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Adamax on one factor, the `number`-th time after `num_updates`: programs are (run · group, row), flat.
+    """Adamax on one factor, the `step_index`-th time after `num_updates`: programs are (run · group, row), flat.
 
     The gradient of a row is the sum over `num_parts` blocks of row `first_row` + row of theirs (buffer (programs,
     parts, stride, RANK)); with BY_TASK over the row's own chunks (buffer (programs, stride, RANK), rows · parts used).
@@ -188,7 +188,7 @@ def descend(
             at = program * stride + row * num_parts + part
         inside = (part < num_parts) & (k[None, :] < RANK)
         g += tl.sum(tl.load(buffer + at * RANK + k[None, :], mask=inside, other=0.0), axis=0)
-    step_size = corrected(tl.load(learning_rate + number), tl.load(num_updates) + number + 1)
+    step_size = corrected(tl.load(learning_rate + step_index), tl.load(num_updates) + step_index + 1)
     place = (program * num_rows + row) * RANK + k
     f = tl.load(factor + place, mask=k < RANK, other=0.0)
     m = tl.load(first + place, mask=k < RANK, other=0.0)
@@ -201,7 +201,7 @@ def descend(
 
 @triton.jit
 def greedy(
-    factors, factor_groups, state, parameters, seed_numbers, total, first_step, num_steps, num_tasks, num_envs,
+    factors, factor_groups, state, parameters, seeds, total, first_step, num_steps, num_tasks, num_envs,
     num_pieces,
     OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr,
     STEP_UNIFORMS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr, DIMENSIONS: tl.constexpr,
@@ -218,7 +218,7 @@ def greedy(
     env = (tl.program_id(0) % num_pieces) * LANES + tl.arange(0, LANES)
     inside = env < num_envs
     at = program * num_envs + env
-    seed, begun = tl.load(seed_numbers + run).to(tl.uint64), tl.load(first_step)
+    seed, begun = tl.load(seeds + run).to(tl.uint64), tl.load(first_step)
     offset = ()
     for mode in tl.static_range(MODES):
         group = task * (factor_groups[mode] > 1)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState
 from torchq.engines.gpu.batched import greedy_returns
-from torchq.engines.gpu.tensors import Kernels, copied_moments, copies, counter, power_of_two
+from torchq.engines.gpu.tensors import Kernels, copied_moments, copies, on_device, power_of_two
 from torchq.lowrank.low_rank_q import LowRankState
 from torchq.lowrank.optim import Moments
 
@@ -36,7 +36,7 @@ class OnlineEngine:
             tuple(factors), (tuple(moments[0]), tuple(moments[1])), tuple(fields), batch.parameters, rollout.seeds,
             batch.task_index.clone(),  # A slice is aligned otherwise, for which kernels are compiled anew.
             self._weights[batch.task_index], (rates.epsilon, rates.learning_rate), sums,
-            (counter(first_step, rollout.device), learner.num_updates), steps, tasks,
+            (on_device(first_step, rollout.device), learner.num_updates), steps, tasks,
             SIZES_P=tuple(min(_ROWS, power_of_two(size)) for size in sizes),
             ACTIONS_P=power_of_two(rollout.env.num_actions), SWEEPS=sweeps, **self.kernels.training,
         )  # fmt: skip

@@ -85,7 +85,7 @@ def _descend(
 
 @triton.jit(do_not_specialize=["num_steps"])
 def train(
-    factors, moments, state, parameters, seed_numbers, task_index, task_weights, rates, statistics, clocks, num_steps,
+    factors, moments, state, parameters, seeds, task_index, task_weights, rates, statistics, clocks, num_steps,
     num_groups,
     OBSERVE: tl.constexpr, STEP: tl.constexpr, RESET: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr,
     STEP_UNIFORMS: tl.constexpr, RESET_UNIFORMS: tl.constexpr, TERMINATES: tl.constexpr, LOW: tl.constexpr,
@@ -106,7 +106,7 @@ def train(
     offset = ()
     for mode in tl.static_range(MODES):
         offset = offset + (program * SIZES[mode] * RANK,)
-    seed = tl.load(seed_numbers + program // num_groups).to(tl.uint64)
+    seed = tl.load(seeds + program // num_groups).to(tl.uint64)
     task, weight = tl.load(task_index + group), tl.load(task_weights + group)
     zero, begun, updates = task * 0, tl.load(clocks[0]), tl.load(clocks[1])
     always = zero == 0

@@ -63,6 +63,6 @@ def copied_moments(learner: LearnerState) -> tuple[list[Tensor], list[Tensor]]:
     return copies(moment.first for moment in learner.moments), copies(moment.second for moment in learner.moments)
 
 
-def counter(value: int | Tensor, device: torch.device) -> Tensor:
-    """A counter on the device, shape (1,); a tensor is one already."""
+def on_device(value: int | Tensor, device: torch.device) -> Tensor:
+    """A count of steps as a tensor of shape (1,); one that is a tensor stays."""
     return value if isinstance(value, Tensor) else torch.full((1,), value, device=device, dtype=torch.int64)
