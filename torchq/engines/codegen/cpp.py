@@ -15,7 +15,6 @@ from torchq.engines.codegen.scalars import (
     COMPARISONS,
     CONSTANT,
     INPUT,
-    ROUNDING,
     SELECT,
     FamilyProgram,
     Function,

@@ -83,7 +83,7 @@ class BatchedEngine:
             batched_kernels.play[(plan.programs * plan.blocks,)](
                 tuple(factors), tuple(fields), columns, rollout.seeds, batch.task_index, self._weights,
                 (shared, by_task, sums), rates.epsilon, clock, step_index, sizes, SHARED_ROWS=rows, TASKS=plan.tasks,
-                ENVS=plan.envs, LEARN=int(updates), **self.kernels.training,
+                ENVS=plan.envs, LEARN=int(updates), **self.kernels.constants,
             )  # fmt: skip
             if updates:
                 self._descend(factors, moments, shared, by_task, rates, learner.num_updates, step_index)
@@ -133,6 +133,6 @@ def greedy_returns(kernels: Kernels, learner: LearnerState, env: EnvState, first
     batched_kernels.greedy[(runs * num_tasks * pieces,)](
         tuple(factors), tuple(factor.shape[1] for factor in factors), tuple(copies(env)), rollout.batch().parameters,
         rollout.seeds, total, on_device(first_step, rollout.device), rollout.env.episode_length, num_tasks, envs,
-        pieces, LANES=lanes, **kernels.greedy,
+        pieces, LANES=lanes, **kernels.constants,
     )  # fmt: skip
     return total

@@ -27,40 +27,37 @@ from torchq.engines.gpu.common_kernels import (
 
 
 @triton.jit
-def _gather(factors, offset, index, inside, MODE: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr):
-    k = tl.arange(0, RANK_P)[None, :]
-    return tl.load(
-        factors[MODE] + offset[MODE] + index[:, None] * RANK + k, mask=inside[:, None] & (k < RANK), other=0.0
-    )
+def _gather(factors, offset, index, inside, MODE: tl.constexpr, MODEL: tl.constexpr):
+    k = tl.arange(0, MODEL.RANK_P)[None, :]
+    at = offset[MODE] + index[:, None] * MODEL.RANK + k
+    return tl.load(factors[MODE] + at, mask=inside[:, None] & (k < MODEL.RANK), other=0.0)
 
 
 @triton.jit
-def _products(
-    factors, offset, rows, task, inside, SKIP: tl.constexpr, ACTION: tl.constexpr, HAS_TASK: tl.constexpr,
-    RANK: tl.constexpr, RANK_P: tl.constexpr,
-):  # fmt: skip
+def _products(factors, offset, rows, task, inside, SKIP: tl.constexpr, MODEL: tl.constexpr):
     # Product of the visited rows of all task and state modes but one, for every lane.
-    product = (inside[:, None] & (tl.arange(0, RANK_P)[None, :] < RANK)).to(factors[0].dtype.element_ty)
+    ACTION: tl.constexpr = MODEL.ACTION
+    k = tl.arange(0, MODEL.RANK_P)[None, :]
+    product = (inside[:, None] & (k < MODEL.RANK)).to(factors[0].dtype.element_ty)
     for mode in tl.static_range(ACTION):
         if mode != SKIP:
             index = rows[0] * 0 + task
-            if not HAS_TASK or mode > 0:
-                index = rows[mode - HAS_TASK]
-            product = product * _gather(factors, offset, index, inside, mode, RANK, RANK_P)
+            if not MODEL.HAS_TASK or mode > 0:
+                index = rows[mode - MODEL.HAS_TASK]
+            product = product * _gather(factors, offset, index, inside, mode, MODEL)
     return product
 
 
 @triton.jit
-def _best(
-    factors, offset, weights, ACTION: tl.constexpr, ACTIONS: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr
-):  # fmt: skip
+def _best(factors, offset, weights, MODEL: tl.constexpr):
     # Largest action value and the first action that has it, action by action.
-    k = tl.arange(0, RANK_P)
-    base = factors[ACTION] + offset[ACTION]
-    best = tl.sum(weights * tl.load(base + k, mask=k < RANK, other=0.0)[None, :], axis=1)
+    ACTIONS: tl.constexpr = MODEL.ACTIONS
+    k = tl.arange(0, MODEL.RANK_P)
+    base = factors[MODEL.ACTION] + offset[MODEL.ACTION]
+    best = tl.sum(weights * tl.load(base + k, mask=k < MODEL.RANK, other=0.0)[None, :], axis=1)
     action = (best * 0.0).to(tl.int32)
     for a in tl.static_range(1, ACTIONS):
-        row = tl.load(base + a * RANK + k, mask=k < RANK, other=0.0)
+        row = tl.load(base + a * MODEL.RANK + k, mask=k < MODEL.RANK, other=0.0)
         value = tl.sum(weights * row[None, :], axis=1)
         action = tl.where(value > best, a, action)
         best = tl.maximum(best, value)
@@ -76,21 +73,21 @@ def _by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
 @triton.jit(do_not_specialize=["step_index"])
 def play(
     factors, state, parameters, seeds, task_index, task_weights, buffers, epsilon, first_step, step_index, sizes,
-    OBSERVE: tl.constexpr, STEP: tl.constexpr, RESET: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr,
-    STEP_UNIFORMS: tl.constexpr, RESET_UNIFORMS: tl.constexpr, TERMINATES: tl.constexpr, LOW: tl.constexpr,
-    HIGH: tl.constexpr, GRID: tl.constexpr, DIMENSIONS: tl.constexpr, JOINT: tl.constexpr, SIZES: tl.constexpr,
-    HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr, RANK: tl.constexpr, RANK_P: tl.constexpr,
-    SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr, ENVS: tl.constexpr, LEARN: tl.constexpr, GAMMA: tl.constexpr,
+    FAMILY: tl.constexpr, MODEL: tl.constexpr, SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr, ENVS: tl.constexpr,
+    LEARN: tl.constexpr,
 ):  # fmt: skip
     """One step of all environments, the `step_index`-th from `first_step`; with LEARN the sums of their semi-gradients.
 
     Programs are (run · group, block), flat, for only a grid's first axis is long. A block takes every `num_blocks`-th
     chunk of its run, a chunk TASKS tasks with up to ENVS environments each; TASKS is 1 where one has more environments.
-    Buffers: of the shared modes (programs, blocks, SHARED_ROWS, RANK), of the task mode (programs, chunks · TASKS,
-    RANK), and sums of reward, episodes, |δ| and δ² (programs, chunks · TASKS, 4). `sizes` are numbers of groups, tasks,
+    Buffers: of the shared modes (programs, blocks, SHARED_ROWS, rank), of the task mode (programs, chunks · TASKS,
+    rank), and sums of reward, episodes, |δ| and δ² (programs, chunks · TASKS, 4). `sizes` are numbers of groups, tasks,
     environments, pieces, chunks and blocks.
     """
-    ACTION: tl.constexpr = MODES - 1
+    # Names of their own, for not every version of Triton takes a field for a constant.
+    ACTION: tl.constexpr = MODEL.ACTION
+    RANK: tl.constexpr = MODEL.RANK
+    RANK_P: tl.constexpr = MODEL.RANK_P
     num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks = sizes
     shared, by_task, sums = buffers
     block = tl.program_id(0) % num_blocks
@@ -101,11 +98,12 @@ def play(
     lane, task_lane = tl.arange(0, TASKS * ENVS), tl.arange(0, TASKS)
     k = tl.arange(0, RANK_P)
     offset = ()
-    for mode in tl.static_range(MODES):
-        offset = offset + (program * SIZES[mode] * RANK,)
-    base = shared + (program * num_blocks + block) * SHARED_ROWS * RANK
+    for mode in tl.static_range(ACTION + 1):
+        offset = offset + (program * MODEL.SIZES[mode] * RANK,)
+    base = shared + (program * num_blocks + block) * SHARED_ROWS * MODEL.RANK
+    zeros = tl.zeros([RANK_P], factors[0].dtype.element_ty)
     for row in range(SHARED_ROWS * LEARN):
-        tl.store(base + row * RANK + k, tl.zeros([RANK_P], factors[0].dtype.element_ty), mask=k < RANK)
+        tl.store(base + row * RANK + k, zeros, mask=k < RANK)
     tl.debug_barrier()
     for chunk in range(block, num_chunks, num_blocks):
         task = (chunk // num_pieces) * TASKS + lane // ENVS
@@ -115,53 +113,53 @@ def play(
         name = tl.load(task_index + position)
         at = ((program // num_groups) * num_tasks + position) * num_envs + env
         like = tl.zeros([TASKS * ENVS], factors[0].dtype.element_ty)
-        s, p = load(state, at, inside, FIELDS), load_parameters(parameters, position, PARAMETERS)
-        here = rows_of(OBSERVE(s, like), LOW, HIGH, GRID, DIMENSIONS, JOINT)
+        s, p = load(state, at, inside, FAMILY.FIELDS), load_parameters(parameters, position, FAMILY.PARAMETERS)
+        here = rows_of(s, like, FAMILY, MODEL)
         drawn = words(seed, now, env, name, EXPLORATION, 0)
-        weights = _products(factors, offset, here, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
-        _, greedy = _best(factors, offset, weights, ACTION, ACTIONS, RANK, RANK_P)
-        random = ((drawn[1].to(tl.uint64) * ACTIONS) >> 32).to(tl.int32)
+        weights = _products(factors, offset, here, name, inside, -1, MODEL)
+        _, greedy = _best(factors, offset, weights, MODEL)
+        random = ((drawn[1].to(tl.uint64) * MODEL.ACTIONS) >> 32).to(tl.int32)
         action = tl.where(uniform(drawn[0], like) < threshold, random, greedy)
-        u = uniforms(seed, now, env, name, like, TRAINING, STEP_UNIFORMS)
-        s, reward, terminated, truncated = STEP(p, s, action.to(tl.int64), u, like)
+        u = uniforms(seed, now, env, name, like, TRAINING, FAMILY.STEP_UNIFORMS)
+        s, reward, terminated, truncated = FAMILY.STEP(p, s, action.to(tl.int64), u, like)
         reward = reward + like
-        landed = rows_of(OBSERVE(s, like), LOW, HIGH, GRID, DIMENSIONS, JOINT)
+        landed = rows_of(s, like, FAMILY, MODEL)
         done = terminated | truncated
-        if TERMINATES:
-            u = uniforms(seed, now, env, name, like, AUTORESET, RESET_UNIFORMS)
-            s = choose(done, RESET(p, u, like), s, FIELDS)
+        if FAMILY.TERMINATES:
+            u = uniforms(seed, now, env, name, like, AUTORESET, FAMILY.RESET_UNIFORMS)
+            s = choose(done, FAMILY.RESET(p, u, like), s, FAMILY.FIELDS)
         tl.debug_barrier()  # Lanes may load what others are about to overwrite.
-        store(state, at, s, inside, FIELDS)
+        store(state, at, s, inside, FAMILY.FIELDS)
         place = program * num_chunks * TASKS + chunk * TASKS + task_lane
         seen = sums + place * 4
         tl.store(seen, tl.load(seen) + _by_task(tl.where(inside, reward, 0.0), TASKS, ENVS))
         tl.store(seen + 1, tl.load(seen + 1) + _by_task((inside & done).to(like.dtype), TASKS, ENVS))
         if LEARN:
-            weights_landed = _products(factors, offset, landed, name, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
-            best, _ = _best(factors, offset, weights_landed, ACTION, ACTIONS, RANK, RANK_P)
-            chosen = _gather(factors, offset, action, inside, ACTION, RANK, RANK_P)
-            discount = tl.where(terminated, 0.0, like + GAMMA)
+            weights_landed = _products(factors, offset, landed, name, inside, -1, MODEL)
+            best, _ = _best(factors, offset, weights_landed, MODEL)
+            chosen = _gather(factors, offset, action, inside, ACTION, MODEL)
+            discount = tl.where(terminated, 0.0, like + MODEL.GAMMA)
             error = tl.where(inside, reward + discount * best - tl.sum(weights * chosen, axis=1), 0.0)
             amount = -tl.load(task_weights + position) * error
             first_row = 0
-            for mode in tl.static_range(MODES):
-                cofactor = _products(factors, offset, here, name, inside, mode, ACTION, HAS_TASK, RANK, RANK_P)
+            for mode in tl.static_range(ACTION + 1):
+                cofactor = _products(factors, offset, here, name, inside, mode, MODEL)
                 if mode != ACTION:
                     cofactor = cofactor * chosen
                 values = amount[:, None] * cofactor
-                if HAS_TASK and mode == 0:
+                if MODEL.HAS_TASK and mode == 0:
                     summed = tl.sum(tl.reshape(values, (TASKS, ENVS, RANK_P)), axis=1)
                     tl.store(by_task + place[:, None] * RANK + k[None, :], summed, mask=k[None, :] < RANK)
                 else:
                     index = action
                     if mode != ACTION:
-                        index = here[mode - HAS_TASK]
+                        index = here[mode - MODEL.HAS_TASK]
                     # One row after the other, in order: exact in any precision, and no two programs share a row.
-                    for row in range(SIZES[mode]):
+                    for row in range(MODEL.SIZES[mode]):
                         hit = tl.sum(tl.where((index == row)[:, None], values, 0.0), axis=0)
                         total = base + (first_row + row) * RANK + k
                         tl.store(total, tl.load(total, mask=k < RANK, other=0.0) + hit, mask=k < RANK)
-                    first_row = first_row + SIZES[mode]
+                    first_row = first_row + MODEL.SIZES[mode]
             tl.store(seen + 2, tl.load(seen + 2) + _by_task(tl.abs(error), TASKS, ENVS))
             tl.store(seen + 3, tl.load(seen + 3) + _by_task(error * error, TASKS, ENVS))
         tl.debug_barrier()
@@ -201,18 +199,14 @@ def descend(
 
 @triton.jit
 def greedy(
-    factors, factor_groups, state, parameters, seeds, total, first_step, num_steps, num_tasks, num_envs,
-    num_pieces,
-    OBSERVE: tl.constexpr, STEP: tl.constexpr, FIELDS: tl.constexpr, PARAMETERS: tl.constexpr,
-    STEP_UNIFORMS: tl.constexpr, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr, DIMENSIONS: tl.constexpr,
-    JOINT: tl.constexpr, SIZES: tl.constexpr, HAS_TASK: tl.constexpr, MODES: tl.constexpr, ACTIONS: tl.constexpr,
-    RANK: tl.constexpr, RANK_P: tl.constexpr, LANES: tl.constexpr,
+    factors, factor_groups, state, parameters, seeds, total, first_step, num_steps, num_tasks, num_envs, num_pieces,
+    FAMILY: tl.constexpr, MODEL: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Undiscounted returns of whole greedy episodes: programs are (run · task, LANES environments), flat.
 
     `factor_groups` is 1 for each mode that tasks share and their number for the others.
     """
-    ACTION: tl.constexpr = MODES - 1
+    ACTION: tl.constexpr = MODEL.ACTION
     program = (tl.program_id(0) // num_pieces).to(tl.int64)
     run, task = program // num_tasks, program % num_tasks
     env = (tl.program_id(0) % num_pieces) * LANES + tl.arange(0, LANES)
@@ -220,18 +214,18 @@ def greedy(
     at = program * num_envs + env
     seed, begun = tl.load(seeds + run).to(tl.uint64), tl.load(first_step)
     offset = ()
-    for mode in tl.static_range(MODES):
+    for mode in tl.static_range(ACTION + 1):
         group = task * (factor_groups[mode] > 1)
-        offset = offset + ((run * factor_groups[mode] + group) * SIZES[mode] * RANK,)
+        offset = offset + ((run * factor_groups[mode] + group) * MODEL.SIZES[mode] * MODEL.RANK,)
     like = tl.zeros([LANES], factors[0].dtype.element_ty)
-    s, p = load(state, at, inside, FIELDS), load_parameters(parameters, task + env * 0, PARAMETERS)
+    s, p = load(state, at, inside, FAMILY.FIELDS), load_parameters(parameters, task + env * 0, FAMILY.PARAMETERS)
     returns, alive = like, env >= 0
     for step in range(num_steps):
-        rows = rows_of(OBSERVE(s, like), LOW, HIGH, GRID, DIMENSIONS, JOINT)
-        weights = _products(factors, offset, rows, task, inside, -1, ACTION, HAS_TASK, RANK, RANK_P)
-        _, action = _best(factors, offset, weights, ACTION, ACTIONS, RANK, RANK_P)
-        u = uniforms(seed, begun + step, env, task, like, TESTING, STEP_UNIFORMS)
-        s, reward, terminated, truncated = STEP(p, s, action.to(tl.int64), u, like)
+        rows = rows_of(s, like, FAMILY, MODEL)
+        weights = _products(factors, offset, rows, task, inside, -1, MODEL)
+        _, action = _best(factors, offset, weights, MODEL)
+        u = uniforms(seed, begun + step, env, task, like, TESTING, FAMILY.STEP_UNIFORMS)
+        s, reward, terminated, truncated = FAMILY.STEP(p, s, action.to(tl.int64), u, like)
         returns += tl.where(alive, reward, 0.0)
         alive = alive & ~(terminated | truncated)
     tl.store(total + at, returns, mask=inside)

@@ -1,7 +1,8 @@
 """What the kernels of both protocols share: random numbers, the grid, and one step of some environments.
 
 Fields, parameters, random numbers and rows come as tuples, of any length. Every function works on single numbers (one
-environment a program) and on blocks of them.
+environment a program) and on blocks of them. What a kernel is compiled for comes as FAMILY and MODEL:
+`tensors.FamilyConstants` and `ModelConstants`.
 """
 
 import math
@@ -80,16 +81,15 @@ def row_of(x, LOW: tl.constexpr, HIGH: tl.constexpr, SIZE: tl.constexpr):
 
 
 @triton.jit
-def rows_of(
-    observation, LOW: tl.constexpr, HIGH: tl.constexpr, GRID: tl.constexpr, DIMENSIONS: tl.constexpr,
-    JOINT: tl.constexpr,
-):  # fmt: skip
-    """Rows of the state modes."""
-    rows = (row_of(observation[0], LOW[0], HIGH[0], GRID[0]),)
+def rows_of(s, like, FAMILY: tl.constexpr, MODEL: tl.constexpr):
+    """Rows of the state modes that a state visits."""
+    DIMENSIONS: tl.constexpr = FAMILY.DIMENSIONS
+    observation = FAMILY.OBSERVE(s, like)
+    rows = (row_of(observation[0], MODEL.LOW[0], MODEL.HIGH[0], MODEL.GRID[0]),)
     for d in tl.static_range(1, DIMENSIONS):
-        index = row_of(observation[d], LOW[d], HIGH[d], GRID[d])
-        if JOINT:
-            rows = (rows[0] * GRID[d] + index,)
+        index = row_of(observation[d], MODEL.LOW[d], MODEL.HIGH[d], MODEL.GRID[d])
+        if MODEL.JOINT:
+            rows = (rows[0] * MODEL.GRID[d] + index,)
         else:
             rows = rows + (index,)
     return rows

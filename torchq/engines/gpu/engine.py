@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any
 
 from torchq.engines.codegen import triton_source
 from torchq.engines.codegen.scalars import FamilyProgram
@@ -12,12 +11,13 @@ from torchq.engines.codegen.trace import TranslationError, trace_family
 from torchq.engines.contract import Engine, UnavailableError
 from torchq.engines.gpu.batched import BatchedEngine
 from torchq.engines.gpu.online import OnlineEngine
-from torchq.engines.gpu.tensors import Kernels, power_of_two
+from torchq.engines.gpu.tensors import FamilyConstants, Kernels, ModelConstants, power_of_two
 from torchq.engines.graph import GraphEngine
 from torchq.engines.rollout import Rollout
 from torchq.lowrank.low_rank_q import LowRankQ
 
 MAX_ROWS = 256
+_ROWS = 32
 
 
 def triton_engine(rollout: Rollout) -> Engine:
@@ -29,10 +29,10 @@ def triton_engine(rollout: Rollout) -> Engine:
     learner = _checked(rollout)
     start = rollout.reset(rollout.batch(0), 0)
     try:
-        family = trace_family(rollout.env, rollout.tasks, start, rollout.dtype)
+        program = trace_family(rollout.env, rollout.tasks, start, rollout.dtype)
     except TranslationError as error:
         raise UnavailableError(str(error)) from error
-    kernels = Kernels(rollout, learner, _constants(rollout, learner, family))
+    kernels = Kernels(rollout, learner, _family(rollout, program), _model(rollout, learner))
     if learner.update_order == "block":
         return OnlineEngine(kernels)
     return GraphEngine(rollout, BatchedEngine(kernels), "fused")
@@ -62,15 +62,20 @@ def _checked(rollout: Rollout) -> LowRankQ:
     return learner
 
 
-def _constants(rollout: Rollout, learner: LowRankQ, family: FamilyProgram) -> dict[str, Any]:
-    """What every kernel is compiled for."""
-    grid, functions = rollout.grid, triton_source.module(family)
-    return {
-        "OBSERVE": functions.observe, "STEP": functions.step, "RESET": functions.reset,
-        "FIELDS": len(family.field_types), "PARAMETERS": family.num_parameters,
-        "STEP_UNIFORMS": rollout.env.num_step_uniforms, "RESET_UNIFORMS": rollout.env.num_reset_uniforms,
-        "TERMINATES": family.terminates, "LOW": tuple(grid.low), "HIGH": tuple(grid.high), "GRID": tuple(grid.sizes),
-        "DIMENSIONS": len(grid.sizes), "JOINT": grid.joint, "SIZES": tuple(learner.sizes),
-        "HAS_TASK": int(learner.has_task_mode), "MODES": len(learner.sizes), "ACTIONS": rollout.env.num_actions,
-        "RANK": learner.rank, "RANK_P": power_of_two(learner.rank), "GAMMA": rollout.gamma,
-    }  # fmt: skip
+def _family(rollout: Rollout, program: FamilyProgram) -> FamilyConstants:
+    functions, env = triton_source.module(program), rollout.env
+    return FamilyConstants(
+        functions.observe, functions.step, functions.reset, len(program.observe.outputs["observation"]),
+        len(program.field_types), program.num_parameters, env.num_step_uniforms, env.num_reset_uniforms,
+        program.terminates,
+    )  # fmt: skip
+
+
+def _model(rollout: Rollout, learner: LowRankQ) -> ModelConstants:
+    grid, actions, sizes = rollout.grid, rollout.env.num_actions, learner.sizes
+    together = tuple(min(_ROWS, power_of_two(size)) for size in sizes)
+    return ModelConstants(
+        tuple(grid.low), tuple(grid.high), tuple(grid.sizes), grid.joint, tuple(sizes), together,
+        int(learner.has_task_mode), len(sizes) - 1, actions, power_of_two(actions), learner.rank,
+        power_of_two(learner.rank), learner.num_sweeps, rollout.gamma,
+    )  # fmt: skip

@@ -6,11 +6,9 @@ from torch import Tensor
 
 from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState
 from torchq.engines.gpu.batched import greedy_returns
-from torchq.engines.gpu.tensors import Kernels, copied_moments, copies, on_device, power_of_two
+from torchq.engines.gpu.tensors import Kernels, copied_moments, copies, on_device
 from torchq.lowrank.low_rank_q import LowRankState
 from torchq.lowrank.optim import Moments
-
-_ROWS = 32
 
 
 class OnlineEngine:
@@ -26,7 +24,7 @@ class OnlineEngine:
         from torchq.engines.gpu import online_kernels
 
         learner, env, statistics = state
-        rollout, sweeps, sizes = self.kernels.rollout, self.kernels.learner.num_sweeps, self.kernels.learner.sizes
+        rollout, sweeps = self.kernels.rollout, self.kernels.learner.num_sweeps
         steps, tasks = len(rates.epsilon), len(batch.task_index)
         assert tasks == 1 or self.kernels.learner.groups == tasks
         factors, moments, fields = copies(learner.factors), copied_moments(learner), copies(env)
@@ -37,8 +35,7 @@ class OnlineEngine:
             batch.task_index.clone(),  # A slice is aligned otherwise, for which kernels are compiled anew.
             self._weights[batch.task_index], (rates.epsilon, rates.learning_rate), sums,
             (on_device(first_step, rollout.device), learner.num_updates), steps, tasks,
-            SIZES_P=tuple(min(_ROWS, power_of_two(size)) for size in sizes),
-            ACTIONS_P=power_of_two(rollout.env.num_actions), SWEEPS=sweeps, **self.kernels.training,
+            **self.kernels.constants,
         )  # fmt: skip
         after = LowRankState(tuple(factors), tuple(map(Moments, *moments)), learner.num_updates + steps * sweeps)
         seen = sums.view(*statistics.reward.shape, 4).unbind(-1)

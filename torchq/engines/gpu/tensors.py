@@ -14,30 +14,61 @@ from torchq.lowrank.low_rank_q import LowRankQ
 
 # No fused multiply-adds: a state that is a rounding error off can fall on another grid point than in eager mode.
 _STRICT = {"enable_fp_fusion": False}
-_GREEDY = ("RESET", "RESET_UNIFORMS", "TERMINATES", "GAMMA")
+
+
+class FamilyConstants(NamedTuple):
+    """What kernels know of a family: its generated functions, and how many numbers these take."""
+
+    OBSERVE: Any
+    STEP: Any
+    RESET: Any
+    DIMENSIONS: int
+    FIELDS: int
+    PARAMETERS: int
+    STEP_UNIFORMS: int
+    RESET_UNIFORMS: int
+    TERMINATES: bool
+
+
+class ModelConstants(NamedTuple):
+    """What kernels know of a learner and its grid; a name with _P is padded to a power of two."""
+
+    LOW: tuple[float, ...]
+    HIGH: tuple[float, ...]
+    GRID: tuple[int, ...]
+    JOINT: bool
+    SIZES: tuple[int, ...]
+    """Rows of each mode."""
+    SIZES_P: tuple[int, ...]
+    """Rows that are moved together."""
+    HAS_TASK: int
+    ACTION: int
+    """Which mode is that of the action: the last."""
+    ACTIONS: int
+    ACTIONS_P: int
+    RANK: int
+    RANK_P: int
+    SWEEPS: int
+    GAMMA: float
 
 
 class Kernels(NamedTuple):
-    """A rollout of a low-rank learner, and constants of its kernels by their names."""
+    """A rollout of a low-rank learner, and what its kernels are compiled for."""
 
     rollout: Rollout
     learner: LowRankQ
-    constants: dict[str, Any]
+    family: FamilyConstants
+    model: ModelConstants
 
     @property
-    def training(self) -> dict[str, Any]:
-        """For the kernels that train."""
-        return self.constants | _STRICT
-
-    @property
-    def greedy(self) -> dict[str, Any]:
-        """For the kernel that plays greedy episodes, which neither learns nor resets."""
-        return {name: value for name, value in self.constants.items() if name not in _GREEDY} | _STRICT
+    def constants(self) -> dict[str, Any]:
+        """For the kernels that step environments."""
+        return {"FAMILY": self.family, "MODEL": self.model, **_STRICT}
 
     @property
     def rank(self) -> dict[str, Any]:
         """For the kernel that takes the optimiser's step."""
-        return {name: self.constants[name] for name in ("RANK", "RANK_P")} | _STRICT
+        return {"RANK": self.model.RANK, "RANK_P": self.model.RANK_P, **_STRICT}
 
     def weights(self) -> Tensor:
         """Weight of each task's gradient, with the scale of the loss."""
