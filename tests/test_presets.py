@@ -73,7 +73,7 @@ def test_configuration_survives_json():
 
 def test_a_configuration_of_version_0_1_0_still_reads():
     """As commit 209fbcf wrote it."""
-    written = (ROOT / "tests" / "data" / "config-0.1.0.json").read_text()
+    written = (ROOT / "tests" / "config-0.1.0.json").read_text()
     config = from_json(json.loads(written))
     assert to_json(config).items() <= json.loads(written).items()
     assert list(to_json(config)) == list(json.loads(written))[:-2]  # versions, git_commit

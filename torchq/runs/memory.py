@@ -13,7 +13,7 @@ from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
 
-_WORDS_PER_TRANSITION = 40
+_WORDS_PER_TRANSITION = 48
 """8-byte words of state, random numbers and transition that an environment needs in any engine, generously."""
 
 

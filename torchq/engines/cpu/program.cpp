@@ -1,7 +1,7 @@
 // One run of low-rank Q-learning as one program: environment, behaviour policy and update of whole episodes.
 //
 // The mathematics is that of torchq.engines.rollout, torchq.lowrank.low_rank_q and torchq.engines.evaluation, on the
-// same counter-based random numbers; tests/test_fused.py holds the two together. A program keeps a run's factors and
+// same counter-based random numbers; tests/engines/test_fused.py holds the two together. A program keeps a run's factors and
 // moments in padded rows of its own, so that a row is a whole number of vectors.
 //
 // torchq.engines.cpu.build defines the constants in capitals, and FAMILY, a file with the struct Family that

@@ -147,7 +147,7 @@ def test_programs_are_compiled_once(monkeypatch, tmp_path):
 
 
 def test_the_same_random_words_as_torchqs():
-    """Philox known answers are in test_random; here 100 steps of exploration alone tell a wrong word at once."""
+    """Philox known answers are in test_philox; here 100 steps of exploration alone tell a wrong word at once."""
     eager, program = both(epsilon_end=1.0, num_envs=16, learning_rate=1e-12)
     torch.testing.assert_close(play(eager, 1).env.theta_dot, play(program, 1).env.theta_dot, atol=1e-3, rtol=1e-3)
 
