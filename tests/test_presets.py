@@ -1,6 +1,7 @@
 import contextlib
 import json
 import re
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torchq.engines import select
 from torchq.engines.contract import UnavailableError
 from torchq.engines.protocols import schedule, takes_turns
 from torchq.errors import UsageError
+from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.optim import OPTIMIZERS
 from torchq.presets import resolve
 from torchq.runs.experiment import prepare
@@ -131,6 +133,10 @@ def test_whole_numbers_are_numbers():
 def test_choices_are_those_that_exist():
     assert set(config.shape("optimizer").names) == set(OPTIMIZERS)
     assert set(config.shape("dtype").names) == {"float32", "float64"}
+    hints = get_type_hints(LowRankQ)
+    assert config.shape("update").names == get_args(hints["update_order"])
+    assert get_args(hints["sharing"]) == config.LOW_RANK_ALGOS
+    assert {*config.TENSOR_ALGOS, *config.QUADRATIC_ALGOS} == set(config.ALGOS)
     run = experiment("stlrq", "pendulum", engine="eager")
     for engine in set(config.ENGINES) - {"auto"}:
         with contextlib.suppress(UnavailableError):

@@ -17,6 +17,7 @@ CASES = {
     "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of pendulum, wireless, gridworld, damped-pendulum, linear-quadratic, got 'pendulm'; did you mean pendulum?"),
     "unknown flag": ((*GOOD, "--epsiodes", 3), "--epsiodes: no such flag; did you mean --episodes?"),
     "rank": ((*GOOD, "--rank", 0), "--rank: expected an integer of at least 1 and at most 8,192, got 0"),
+    "hundreds of digits": ((*GOOD, "--rank", "1" * 400), f"--rank: expected an integer of at least 1 and at most 8,192, got {'1' * 400}"),
     "seeds": ((*GOOD, "--num-seeds", 0), "--num-seeds: expected an integer of at least 1 and at most 16,777,216, got 0"),
     "not a number": ((*GOOD, "--rank", "many"), "--rank: expected an integer of at least 1 and at most 8,192, got 'many'"),
     "nan": ((*GOOD, "--learning-rate", "nan"), "--learning-rate: expected a number of above 0, got nan"),

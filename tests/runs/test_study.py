@@ -10,6 +10,7 @@ from problems import command_line, outcome
 import envs
 from torchq.checkpoint import load_checkpoint
 from torchq.cli.evaluate import main
+from torchq.config import to_json
 from torchq.errors import SolverError
 from torchq.presets import resolve
 from torchq.quadratic import forms, lqr
@@ -192,3 +193,12 @@ def test_bad_input_gets_one_line(tmp_path, monkeypatch, arguments, message):
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("env", ["moon", "gridworld"])
+def test_resume_of_a_study_on_an_environment_without_controls_is_one_line(tmp_path, env):
+    values = {**to_json(resolve("lspi", "damped-pendulum", "default", {})), "env": env}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    code, _, err = command_line("--resume", "--out", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"--env: expected one of damped-pendulum, pendulum, linear-quadratic with --algo lspi, got {env}" in err

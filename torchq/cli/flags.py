@@ -50,7 +50,7 @@ class Number(click.ParamType):
             number = self.range.kind(value)
         except ValueError:
             self.fail(f"expected {self.range}, got {value!r}", param, ctx)
-        if not math.isfinite(number) or not low <= number <= high or (self.range.low_open and number == low):
+        if number == math.inf or not low <= number <= high or (self.range.low_open and number == low):
             self.fail(f"expected {self.range}, got {value}", param, ctx)
         return number
 

@@ -105,6 +105,9 @@ def _study(config: Config, library: CommandLibrary, out: Path | None, resume: bo
     """The case study of a quadratic learner, whose solvers run on the CPU."""
     if config.device == "cuda":
         raise UsageError(f"--device: expected cpu or auto with --algo {config.algo}, got cuda")
+    if config.env not in library.CONTROL_FAMILIES:  # Flags are checked before; a config.json may be damaged.
+        known = ", ".join(library.CONTROL_FAMILIES)
+        raise UsageError(f"--env: expected one of {known} with --algo {config.algo}, got {config.env}")
     config = config.replace(device="cpu", gamma=library.CONTROL_FAMILIES[config.env]().gamma)
     cases = make_cases(config, library)
     for case in cases:
