@@ -87,7 +87,12 @@ class Wide:
         a = torch.sin(a + push) * torch.exp(-(b**2)) + torch.tan(0.3 * c) + torch.remainder(d - push, 0.7)
         b = torch.atan2(b + 0.1, 1.1 + c.abs()) + torch.fmod(e, 0.6) - n[..., 1] * tasks.w
         c = torch.where(flag, torch.tanh(c + n[..., 2]), torch.sqrt(c**2 + 0.1)) + 0.01 * (steps % 5)
-        d = 0.1 * (c.abs() + 0.5) ** 1.3 + torch.log1p(d.abs()) - torch.log2(1.5 + e**2) + tasks.x * torch.round(3 * n[..., 3]) / 3
+        d = (
+            0.1 * (c.abs() + 0.5) ** 1.3
+            + torch.log1p(d.abs())
+            - torch.log2(1.5 + e**2)
+            + tasks.x * torch.round(3 * n[..., 3]) / 3
+        )
         e = torch.maximum(torch.minimum(e + d / tasks.y, b), c - 1) * (b.abs() + 0.1) ** 0.5 + torch.floor(
             2 * n[..., 4]
         )

@@ -38,6 +38,8 @@ EVERY = Scope("any --algo", ALGOS)
 GRID = Scope(f"--algo {', '.join(TENSOR_ALGOS)}", TENSOR_ALGOS)
 LOW_RANK = Scope("a low-rank algo", LOW_RANK_ALGOS)
 QUADRATIC = Scope(f"--algo {', '.join(QUADRATIC_ALGOS)}", QUADRATIC_ALGOS)
+CONVENTION = Scope("--algo lrq --preset paper", ("lrq",))
+WARM = Scope(f"--algo {', '.join(LOW_RANK_ALGOS)} or lmi-qli", (*LOW_RANK_ALGOS, "lmi-qli"))
 NO_FLAG = "no flag"
 """Marks fields that presets decide."""
 
@@ -101,7 +103,7 @@ class Config(BaseModel):
     task_weights: Annotated[
         tuple[Annotated[float, Field(ge=0)], ...], LOW_RANK, _help("Weight λ of each task's loss; unset: all 1.")
     ] = ()  # fmt: skip
-    lrq_convention: Annotated[Convention, GRID, _help("How preset paper runs lrq.")] = "paper"
+    lrq_convention: Annotated[Convention, CONVENTION, _help("How preset paper runs lrq.")] = "paper"
     eval_every: Annotated[Count, GRID, _help("Episodes between evaluations.")] = 1
     eval_episodes: Annotated[Many, GRID, _help("Greedy test episodes per evaluation, run and task.")] = 1
     dtype: Annotated[
@@ -133,7 +135,7 @@ class Config(BaseModel):
     ] = "dev"  # fmt: skip
     iterations: Annotated[Count, QUADRATIC, _help("Iterations of lmi-qli and lspi.")] = 20
     warm_start: Annotated[
-        str | None, EVERY,
+        str | None, WARM,
         _help("Run folder to start from: of a quadratic learner on the same --env, or of the same --algo; for lmi-qli, "
               "of a low-rank learner."),
     ] = None  # fmt: skip

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from torchq.config import (
-    LOW_RANK_ALGOS,
     PRESETS,
     QUADRATIC_ALGOS,
     Config,
@@ -91,8 +90,6 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
     for name in overrides:
         if config.algo not in scope(name).algos:
             raise UsageError(f"{flag(name)}: expected only with {scope(name).shown}, got --algo {config.algo}")
-    if config.warm_start and config.algo not in (*LOW_RANK_ALGOS, "lmi-qli"):
-        raise UsageError(f"--warm-start: expected only with {', '.join(LOW_RANK_ALGOS)} or lmi-qli, got {config.algo}")
     if config.warm_start and config.env != "pendulum" and config.algo == "lmi-qli":
         raise UsageError(f"--warm-start: expected --env pendulum, which low-rank learners know too, got {config.env}")
     if config.algo in QUADRATIC_ALGOS:
@@ -104,7 +101,7 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
         raise UsageError(f"--env: expected {', '.join(_BY_ENV)} with --algo {config.algo}, got {config.env}")
     if config.protocol == "online" and config.num_envs != 1:
         raise UsageError(f"--num-envs: expected 1 with --preset paper (tasks take turns), got {config.num_envs}")
-    if "lrq_convention" in overrides and not (config.algo == "lrq" and config.protocol == "online"):
-        raise UsageError("--lrq-convention: expected only with --algo lrq --preset paper")
+    if "lrq_convention" in overrides and config.protocol != "online":
+        raise UsageError(f"--lrq-convention: expected only with {scope('lrq_convention').shown}")
     if config.eval_every > config.episodes:
         raise UsageError(f"--eval-every: expected at most --episodes {config.episodes}, got {config.eval_every}")

@@ -29,7 +29,7 @@ CASES = {
     "weight": ((*GOOD, "--task-weights", "1,2,x,4"), "--task-weights: expected a number of at least 0, got 'x'"),
     "paper gridworld": ((*GOOD, "--preset", "paper"), "--preset: expected default for --env gridworld (paper covers pendulum, wireless)"),
     "paper envs": (("--algo", "stlrq", "--preset", "paper", "--num-envs", 2), "--num-envs: expected 1 with --preset paper (tasks take turns), got 2"),
-    "convention": ((*GOOD, "--lrq-convention", "paper"), "--lrq-convention: expected only with --algo lrq --preset paper"),
+    "convention": ((*GOOD, "--lrq-convention", "paper"), "--lrq-convention: expected only with --algo lrq --preset paper, got --algo stlrq"),
     "eval-every": ((*GOOD, "--eval-every", 2), "--eval-every: expected at most --episodes 1, got 2"),
     "tabular rank": (("--algo", "tabular", "--rank", 3), "--rank: expected only with a low-rank algo, got --algo tabular"),
     "no value": (("--algo",), "Option '--algo' requires an argument."),

@@ -144,7 +144,7 @@ def test_iterations_start_from_a_q_tensor(runs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--algo", "tabular", "--warm-start", "quadratic"), "--warm-start: expected only with stlrq, lrq, clrq or lmi-qli"),
+        (("--algo", "tabular", "--warm-start", "quadratic"), "--warm-start: expected only with --algo stlrq, lrq, clrq or lmi-qli"),
         (("--algo", "stlrq", "--env", "wireless", "--warm-start", "quadratic"), "expected a run of lmi-ql or lmi-qli or lspi or stlrq on wireless, got lmi-qli on pendulum"),
         (("--algo", "lrq", "--warm-start", "stlrq"), "got stlrq on pendulum"),
         (("--algo", "stlrq", "--rank", 7, "--warm-start", "stlrq"), "expected factors of (1, 4, 7), got (1, 4, 6); use the source's --rank"),

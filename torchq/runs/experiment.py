@@ -151,6 +151,8 @@ def prepare(
 
 
 def _environment(config: Config, library: EnvironmentLibrary) -> Environment:
+    if config.env not in library.FAMILIES:
+        raise UsageError(f"--env: expected one of {', '.join(library.FAMILIES)}, got {config.env!r}")
     env: Environment = library.FAMILIES[config.env]()
     missing = [name for name in _CONTRACT if not hasattr(env, name)]
     if missing:
