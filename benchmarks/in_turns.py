@@ -22,6 +22,7 @@ CASES = [
         ("pendulum", "wireless"), (("environment", 8), ("+ act", 8), ("+ update", 8), ("+ update", 30)), (12, 16)
     )
 ]
+PAPER = [(env, algo) for env in ("pendulum", "wireless") for algo in ("stlrq", "lrq")]
 WORKER = """
 import sys, time
 sys.path[:0] = [{root!r} + "/benchmarks", {root!r}]
@@ -31,6 +32,15 @@ plays = [(throughput.stepper(throughput.make(env, rank, batch, 4, "cpu"), "fused
          for env, stage, rank, batch in {cases!r}]
 for play, batch in plays:
     play(1)
+flags = dict(num_seeds=100, engine="fused", device="cpu")
+papers = [throughput.prepare(throughput.resolve(algo, env, "paper", flags), throughput.envs) for env, algo in {papers!r}]
+def round_of(run):
+    start = time.perf_counter()
+    state, _ = run.play(run.initial_state, 0)
+    episodes = run.initial_state.statistics.reward.numel()
+    return episodes * (100 if run.config.env == "pendulum" else 200) / (time.perf_counter() - start) / 1e6
+for run in papers:
+    round_of(run)
 print("ready", flush=True)
 with torch.no_grad():
     for line in sys.stdin:
@@ -39,6 +49,7 @@ with torch.no_grad():
             steps, start = max(4, (1 << 20) // batch), time.perf_counter()
             play(steps)
             rates.append(batch * steps / (time.perf_counter() - start) / 1e6)
+        rates += [round_of(run) for run in papers]
         print(*rates, flush=True)
 """
 
@@ -47,7 +58,7 @@ class Checkout:
     """A process that measures all cases when asked."""
 
     def __init__(self, root: Path) -> None:
-        script = WORKER.format(root=str(root.resolve()), cases=CASES)
+        script = WORKER.format(root=str(root.resolve()), cases=CASES, papers=PAPER)
         self.process = subprocess.Popen(
             [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root
         )
@@ -75,7 +86,8 @@ def main() -> None:
     before, after = map(Checkout, chosen.checkouts)
     found = [(before.measure(), after.measure()) for _ in range(chosen.repeats)]
     print("| env | stage | rank | environments | before | after | ratio |\n|---|---|---|---|---|---|---|")
-    for index, (env, stage, rank, batch) in enumerate(CASES):
+    paper = [(env, f"a round of the paper's {algo}, 100 runs", "", 400) for env, algo in PAPER]
+    for index, (env, stage, rank, batch) in enumerate([*CASES, *paper]):
         old, new = ([measured[side][index] for measured in found] for side in (0, 1))
         ratio = statistics.median(b / a for a, b in zip(old, new, strict=True))
         medians = f"{statistics.median(old):.1f} | {statistics.median(new):.1f}"

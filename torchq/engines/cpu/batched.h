@@ -3,6 +3,9 @@
 // A batch is cut into parts whose gradients are summed where they arise and then added in a fixed order, so sums do not
 // depend on the number of threads.
 
+// One copy of what is long, wherever it is called: compiling takes a user's time.
+#define LONG __attribute__((noinline))
+
 constexpr int CHUNK = 128;     // transitions that are handled together
 constexpr int MAX_PARTS = 64;  // sums of one program's gradient, whatever the number of threads
 
@@ -143,7 +146,7 @@ struct Batched {
     }
   }
 
-  void act_on(int64_t from, int64_t to, int64_t piece, int64_t step) {
+  LONG void act_on(int64_t from, int64_t to, int64_t piece, int64_t step) {
     for (int64_t at = from; at < to; at += CHUNK) {
       const int count = int(std::min<int64_t>(CHUNK, to - at));
       choose_actions(at, count, step);
@@ -161,8 +164,7 @@ struct Batched {
     }
   }
 
-  // Few copies of what is long when it is printed out for every lane: compiling it takes longest.
-  __attribute__((noinline)) static void locate(const Family::State<Wide> &state, Wide::i32 *visited) {
+  LONG static void locate(const Family::State<Wide> &state, Wide::i32 *visited) {
     state_rows<Wide>(state, visited);
   }
 
@@ -174,7 +176,7 @@ struct Batched {
     Wide::i32 visited[STATE_MODES];
   };
 
-  __attribute__((noinline)) Moved move(int64_t at, int count, const int32_t *actions, const real (*uniforms)[CHUNK], int lane) const {
+  LONG Moved move(int64_t at, int count, const int32_t *actions, const real (*uniforms)[CHUNK], int lane) const {
     Wide::r p[Family::PARAMETERS + 1], u[Family::STEP_UNIFORMS + 1];
     for (int i = 0; i < Family::PARAMETERS; ++i) p[i] = load_lanes<Wide::r>(parameter[i].data(), at, count);
     for (int i = 0; i < Family::STEP_UNIFORMS; ++i) u[i] = load_lanes<Wide::r>(uniforms[i], lane, count);
@@ -226,7 +228,7 @@ struct Batched {
   }
 
   // Sum of the semi-gradients of one block of modes over a part: LowRankQ._descend, first half.
-  template <int FROM, int TO> void accumulate(int64_t part, int64_t step, bool report) {
+  template <int FROM, int TO> LONG void accumulate(int64_t part, int64_t step, bool report) {
     const Rows &from_rows = here(step), &to_rows = landed(step);
     Row<RANK> *shared = &gradient[part * shared_rows];
     const int64_t low = offset[std::max(FROM, FIRST_STATE)] - offset[FIRST_STATE];
@@ -300,7 +302,7 @@ struct Batched {
     }
   };
 
-  void descend_rows(int mode, int64_t from, int64_t to, int64_t step, const Corrections &corrections) {
+  LONG void descend_rows(int mode, int64_t from, int64_t to, int64_t step, const Corrections &corrections) {
     const real rate = a.learning_rate[step], correction1 = corrections.first, correction2 = corrections.second;
     for (int64_t index = from; index < to; ++index) {
       Row<RANK> g = {};
@@ -330,7 +332,7 @@ struct Batched {
   }
 
   // Returns of greedy episodes of a chunk of environments, each until its first end: evaluation.greedy_step.
-  void greedy(int64_t at, int count) {
+  LONG void greedy(int64_t at, int count) {
     double total[CHUNK] = {};
     bool alive[CHUNK];
     int32_t *actions = &action[at];
