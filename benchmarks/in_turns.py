@@ -33,7 +33,8 @@ plays = [(throughput.stepper(throughput.make(env, rank, batch, 4, "cpu"), "fused
 for play, batch in plays:
     play(1)
 flags = dict(num_seeds=100, engine="fused", device="cpu")
-papers = [throughput.prepare(throughput.resolve(algo, env, "paper", flags), throughput.envs) for env, algo in {papers!r}]
+resolved = [throughput.resolve(algo, env, "paper", flags) for env, algo in {papers!r}]
+papers = [throughput.prepare(config, throughput.envs) for config in resolved]
 def round_of(run):
     start = time.perf_counter()
     state, _ = run.play(run.initial_state, 0)
