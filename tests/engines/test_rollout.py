@@ -156,3 +156,22 @@ def test_extreme_ranks_and_rewards_stay_finite(rank, scale, generator):
             state, Transition(index, action, reward, torch.full(shape, 0.9), index), torch.tensor(0.03)
         )
     assert all(torch.isfinite(tensor).all() for tensor in flatten(state).values())
+
+
+def test_an_experiment_follows_a_configuration_that_replaces_its_own():
+    """Its methods read the configuration when they are called: another learning rate and number of test episodes."""
+    run = experiment("stlrq", "pendulum", num_seeds=1, library=library(episode_length=20))
+    still = dataclasses.replace(run, config=run.config.replace(learning_rate=1e-12, eval_episodes=3))
+    before = run.initial_state.learner.factors[1]
+    assert (play(run, 1).learner.factors[1] - before).abs().max() > 1e-3
+    assert (play(still, 1).learner.factors[1] - before).abs().max() < 1e-6
+    seen, original = [], run.engine.greedy_returns
+
+    def watched(learner, env, first_step):
+        seen.append(env.elapsed.shape[2])
+        return original(learner, env, first_step)
+
+    run.engine.greedy_returns = watched
+    for each in (run, still):
+        each.evaluate(run.initial_state.learner, 1)
+    assert seen == [1, 3]

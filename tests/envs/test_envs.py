@@ -42,6 +42,34 @@ def test_pendulum_steps_agree_with_gymnasium_from_the_same_state(generator):
                 np.testing.assert_allclose(reward[0, m, n], their_reward - (0.1 - 0.001) * torque**2, atol=1e-12)
 
 
+@pytest.mark.parametrize("env", [
+    envs.UprightPendulum(), envs.UprightPendulum(angle_weight=3.0, speed_weight=5.0, control_weight=7.0),
+    envs.DampedPendulum(angle_weight=3.0, speed_weight=5.0, control_weight=7.0),
+    envs.LinearQuadratic(control_weight=7.0),
+])  # fmt: skip
+def test_rewards_have_the_weights_that_riccati_is_given(env):
+    """−(xᵀQx + uᵀRu) in every control family."""
+    tasks = envs.stack_tasks(env.sample_tasks(1))
+    state = env.reset(tasks, uniforms((1, 1, 10), count=env.num_reset_uniforms))
+    control = 2 * uniforms((1, 1, 10), 1)[..., 0] - 1
+    _, reward, _, _ = env.step(tasks, state, control, uniforms((1, 1, 10), 2, env.num_step_uniforms))
+    x, u = env.observe(state), control.unsqueeze(-1)
+    Q, R = env.reward_weights()
+    torch.testing.assert_close(reward, -((x @ Q * x).sum(-1) + (u @ R * u).sum(-1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "power"), [("angle_weight", math.pi**2), ("speed_weight", 0.25), ("control_weight", 4)]
+)
+def test_each_weight_of_the_pendulum_has_its_term(name, power):
+    """Hanging with 0.5 rad/s under 2 N·m, one weight at 10 and the others at 0."""
+    weights = {"angle_weight": 0.0, "speed_weight": 0.0, "control_weight": 0.0, name: 10.0}
+    env, one = envs.Pendulum(**weights), torch.ones(1, 1, 1, dtype=torch.float64)
+    state = PendulumState(math.pi * one, 0.5 * one, 0 * one.int())
+    _, reward, _, _ = env.step(envs.stack_tasks(env.sample_tasks(1)), state, torch.full((1, 1, 1), 9), one)
+    assert reward.item() == pytest.approx(-10.0 * power)
+
+
 def test_pendulum_starts_hanging_on_the_last_grid_row():
     env = envs.Pendulum()
     state = env.reset(envs.stack_tasks(env.sample_tasks()), uniforms((2, 4, 3)))
@@ -192,16 +220,3 @@ def test_gymnasium_view_takes_constants_and_tasks_of_your_own():
     env = gymnasium.make("torchq/Pendulum-v0", task=envs.PendulumTask(0.3, 0.7), num_actions=5)
     assert env.action_space.n == 5
     assert env.unwrapped.task.mass == 0.3
-
-
-@pytest.mark.parametrize("name", ["angle_weight", "speed_weight", "control_weight"])
-def test_weights_of_an_upright_pendulum_are_those_of_its_reward(name):
-    """The reward is −(xᵀQx + uᵀRu) with the weights that the baseline's Riccati equation gets."""
-    env = envs.UprightPendulum(**{name: 10.0})
-    tasks = envs.stack_tasks(env.sample_tasks(1))
-    x, u = torch.tensor([0.2, -0.4], dtype=torch.float64), torch.tensor([1.5], dtype=torch.float64)
-    theta, theta_dot = (value.view(1, 1, 1) for value in x)
-    state = envs.pendulum.PendulumState(theta, theta_dot, torch.zeros(1, 1, 1, dtype=torch.int32))
-    _, reward, _, _ = env.step(tasks, state, u.view(1, 1, 1), torch.zeros(1, 1, 1, 0))
-    Q, R = env.reward_weights()
-    torch.testing.assert_close(reward.flatten(), -(x @ Q @ x + u @ R @ u).view(1))
