@@ -141,8 +141,11 @@ def test_engines_that_need_too_much_memory_are_passed_over():
     given = run.rollout, run.rollout.batch(), run.initial_state
     assert select.select("auto", *given, 10**6, {"eager": "too much"}).engine.name == "fused"
     assert select.select("auto", *given, 10, {"eager": "too much"}).engine.name == "fused"  # A short run, too.
-    with pytest.raises(UsageError, match="too much"):
+    with pytest.raises(UsageError, match=r"^--engine: eager does not work here \(too much\); use auto$"):
         select.select("eager", *given, 10**6, {"eager": "too much"})
+    everything = dict.fromkeys(("fused", "compile", "eager"), "too much")
+    with pytest.raises(UsageError, match=r"^too much; engine fused passed over: too much; engine compile passed over"):
+        select.select("auto", *given, 10**6, everything)
 
 
 def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):

@@ -78,7 +78,8 @@ def select(
             passed_over[name] = str(error)
     if asked != "auto":
         raise UsageError(f"--engine: {asked} does not work here ({passed_over[asked]}); use auto")
-    raise UsageError(too_large["eager"])
+    others = (f"engine {name} passed over: {reason}" for name, reason in passed_over.items() if name != "eager")
+    raise UsageError("; ".join([too_large["eager"], *others]))
 
 
 def _numbers_of_a_step(rollout: Rollout, batch: Batch) -> int:
