@@ -146,9 +146,11 @@ def _solve(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The status says the same, and is turned into an error below.
-            program.problem.solve(solver=solver)
+            # Never a warm start: it goes on from the factorisation of the program solved before, so that a fit would
+            # depend, in its last digits, on what this process has solved already.
+            program.problem.solve(solver=solver, warm_start=False)
             if program.problem.status == cp.OPTIMAL_INACCURATE and solver == "CLARABEL":
-                program.problem.solve(solver=solver, **_LOOSE)
+                program.problem.solve(solver=solver, warm_start=False, **_LOOSE)
     except cp.SolverError as error:
         raise SolverError(f"{solver} failed on {len(y)} samples ({error})") from error
     if program.problem.status != cp.OPTIMAL:
