@@ -2,8 +2,7 @@
 
 import sys
 
-import envs
 from torchq.cli.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(main(envs))
+    sys.exit(main())

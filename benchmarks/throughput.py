@@ -252,7 +252,7 @@ def measure_all(engines: list[str], exponents: list[int], task_counts: list[int]
         for name in engines:
             add("paper", measure_online(env, algo, name, device))
     if device == "cuda":  # On a CPU the order of additions is always the same.
-        with torch_settings.deterministic(True):
+        with torch_settings.deterministic(True, "cuda"):
             for name in engines:
                 add("deterministic", measure("pendulum", name, update, 8, largest, 4, device))
     return found

@@ -1,29 +1,17 @@
 """Batched multi-task environments in torch; importing this package registers them with Gymnasium."""
 
-from collections.abc import Callable
-from typing import Any
-
-from envs.base import select_tasks, stack_tasks
-from envs.damped_pendulum import DampedPendulum, DampedPendulumTask
-from envs.gridworld import Gridworld, GridworldTask
-from envs.gymnasium import register
-from envs.linear_quadratic import LinearQuadratic, LinearQuadraticTask
-from envs.optimal import optimal_returns
-from envs.pendulum import Pendulum, PendulumTask
-from envs.upright import UprightPendulum
-from envs.wireless import Wireless, WirelessTask
-
-FAMILIES: dict[str, Callable[[], Any]] = {env.name: env for env in (Pendulum, Wireless, Gridworld)}
-CONTROL_FAMILIES: dict[str, Callable[[], Any]] = {
-    env.name: env for env in (DampedPendulum, UprightPendulum, LinearQuadratic)
-}
-"""Families with continuous controls, for the quadratic learners; the pendulum is in both worlds."""
+from .base import select_tasks, stack_tasks
+from .damped_pendulum import DampedPendulum, DampedPendulumTask
+from .gridworld import Gridworld, GridworldTask
+from .gymnasium import register
+from .linear_quadratic import LinearQuadratic, LinearQuadraticTask
+from .pendulum import Pendulum, PendulumTask
+from .upright import UprightPendulum
+from .wireless import Wireless, WirelessTask
 
 register()
 
 __all__ = [
-    "CONTROL_FAMILIES",
-    "FAMILIES",
     "DampedPendulum",
     "DampedPendulumTask",
     "Gridworld",
@@ -35,7 +23,6 @@ __all__ = [
     "UprightPendulum",
     "Wireless",
     "WirelessTask",
-    "optimal_returns",
     "select_tasks",
     "stack_tasks",
 ]

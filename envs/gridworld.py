@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs import base
+from . import base
 
 
 class GridworldState(NamedTuple):
@@ -89,6 +89,12 @@ class Gridworld:
         cells = [(row, column) for row in range(self.size) for column in range(self.size)]
         goals = corners + [cell for cell in cells if cell not in corners]
         return [GridworldTask(*map(float, goals[i % len(goals)])) for i in range(num_tasks or 4)]
+
+    def optimal_returns(self, tasks: list[GridworldTask], device: torch.device | str = "cpu") -> list[float]:
+        """Expected undiscounted return of an optimal policy for each task, over one episode."""
+        from . import optimal
+
+        return [optimal.gridworld(self, task) for task in tasks]
 
     def reset(self, tasks: GridworldTask, uniforms: Tensor) -> GridworldState:
         """Walkers on any cell but their goal, from uniforms shaped (seeds, tasks, envs, 1)."""

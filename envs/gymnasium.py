@@ -8,10 +8,10 @@ import gymnasium
 import numpy as np
 import torch
 
-from envs import base
-from envs.gridworld import Gridworld
-from envs.pendulum import Pendulum
-from envs.wireless import Wireless
+from . import base
+from .gridworld import Gridworld
+from .pendulum import Pendulum
+from .wireless import Wireless
 
 IDS = {"torchq/Pendulum-v0": Pendulum, "torchq/Wireless-v0": Wireless, "torchq/Gridworld-v0": Gridworld}
 
@@ -85,4 +85,4 @@ def register() -> None:
     """Register all ids with Gymnasium; twice does no harm."""
     for name in IDS:
         if name not in gymnasium.registry:
-            gymnasium.register(id=name, entry_point="envs.gymnasium:make", kwargs={"family": name})
+            gymnasium.register(id=name, entry_point=f"{__name__}:make", kwargs={"family": name})

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs import base
+from . import base
 
 
 class LinearQuadraticState(NamedTuple):

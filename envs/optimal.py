@@ -10,34 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from envs import base
-from envs.gridworld import Gridworld, GridworldTask
-from envs.pendulum import Pendulum, PendulumState, PendulumTask
-from envs.wireless import Wireless, WirelessState, WirelessTask
-
-
-def optimal_returns(env: Any, tasks: list[Any], device: torch.device | str = "cpu") -> list[float] | None:
-    """Expected undiscounted return of an optimal policy for each task, over one episode.
-
-    Args:
-        env: the environment.
-        tasks: parameters of each task, as numbers.
-        device: where to compute.
-
-    Returns:
-        One return per task, or None if there is no dynamic program for this kind of environment.
-    """
-    if isinstance(env, Gridworld):
-        return _gridworld(env, tasks)
-    if not isinstance(env, (Pendulum, Wireless)):
-        return None
-    stacked = [base.stack_tasks([task], device=device, dtype=torch.float64) for task in tasks]
-    return [_pendulum(env, task) if isinstance(env, Pendulum) else _wireless(env, task) for task in stacked]
+from .gridworld import Gridworld, GridworldTask
+from .pendulum import Pendulum, PendulumState, PendulumTask
+from .wireless import Wireless, WirelessState, WirelessTask
 
 
 def _interpolation(x: Tensor, low: float, high: float, size: int) -> tuple[Tensor, Tensor]:
@@ -63,7 +42,8 @@ def _interpolate(values: Tensor, corners: list[tuple[Tensor, Tensor]]) -> Tensor
     return result
 
 
-def _pendulum(env: Pendulum, task: PendulumTask, num_theta: int = 361, num_speed: int = 201) -> float:
+def pendulum(env: Pendulum, task: PendulumTask, num_theta: int = 361, num_speed: int = 201) -> float:
+    """Optimal return of a pendulum, on a grid of angles and speeds; its parameters are tensors shaped (1, 1)."""
     device = task.mass.device  # type: ignore[union-attr]
     theta_axis = torch.linspace(-math.pi, math.pi, num_theta, dtype=torch.float64, device=device)
     speed_axis = torch.linspace(-env.max_speed, env.max_speed, num_speed, dtype=torch.float64, device=device)
@@ -121,9 +101,10 @@ def _outcomes(task: WirelessTask) -> Iterator[tuple[tuple[float, float], bool, b
         yield (p_harvest if harvested else 1 - p_harvest, p_arrival if arrived else 1 - p_arrival), harvested, arrived
 
 
-def _wireless(
+def wireless(
     env: Wireless, task: WirelessTask, num_gains: int = 12, num_queue: int = 21, num_battery: int = 41
 ) -> float:
+    """Optimal return of a radio, on a grid of channel, queue and battery; its parameters are tensors shaped (1, 1)."""
     device = task.harvest.device  # type: ignore[union-attr]
     gains, transition = _gain_chain(env, num_gains, device)
     queue_axis = torch.linspace(0, env.capacity, num_queue, dtype=torch.float64, device=device)
@@ -166,11 +147,9 @@ def _wireless(
     return value[:, 1, start_queue, -1].mean().item()
 
 
-def _gridworld(env: Gridworld, tasks: list[GridworldTask]) -> list[float]:
+def gridworld(env: Gridworld, task: GridworldTask) -> float:
+    """Optimal return in a grid: minus the mean distance to the goal."""
     cells = torch.arange(env.size, dtype=torch.float64)
     row, column = torch.meshgrid(cells, cells, indexing="ij")
-    returns = []
-    for task in tasks:
-        distance = (row - task.goal_row).abs() + (column - task.goal_column).abs()
-        returns.append(-distance.clamp(max=env.episode_length).sum().item() / (env.size**2 - 1))
-    return returns
+    distance = (row - task.goal_row).abs() + (column - task.goal_column).abs()
+    return -distance.clamp(max=env.episode_length).sum().item() / (env.size**2 - 1)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from envs import base
+from . import base
 
 
 class PendulumState(NamedTuple):
@@ -89,9 +89,21 @@ class Pendulum:
             for log_mass, length in base.spread(num_tasks, (math.log(0.01), 0.5), (0.0, 1.0))
         ]
 
+    def with_controls(self) -> Pendulum:
+        """The same pendulums near upright with any torque, for the quadratic learners."""
+        from .upright import UprightPendulum
+
+        return UprightPendulum(**{field.name: getattr(self, field.name) for field in fields(Pendulum)})
+
     def torque(self, action: Tensor, dtype: torch.dtype) -> Tensor:
         """Torque in N·m of each action."""
         return -self.max_torque + action.to(dtype) * (2.0 * self.max_torque / (self.num_actions - 1))
+
+    def optimal_returns(self, tasks: list[PendulumTask], device: torch.device | str = "cpu") -> list[float]:
+        """Expected undiscounted return of an optimal policy for each task, over one episode."""
+        from . import optimal
+
+        return [optimal.pendulum(self, base.stack_tasks([task], device=device)) for task in tasks]
 
     def reset(self, tasks: PendulumTask, uniforms: Tensor) -> PendulumState:
         """Hanging pendulums from uniforms shaped (seeds, tasks, envs, 1)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from envs.pendulum import Pendulum, PendulumState, PendulumTask
+from .pendulum import Pendulum, PendulumState, PendulumTask
 
 
 @dataclass(frozen=True)

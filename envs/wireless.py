@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs import base
+from . import base
 
 
 class WirelessState(NamedTuple):
@@ -111,6 +111,12 @@ class Wireless:
     def power(self, action: Tensor, dtype: torch.dtype) -> Tensor:
         """Power that each action asks for."""
         return action.to(dtype) * (self.max_power / (self.num_actions - 1))
+
+    def optimal_returns(self, tasks: list[WirelessTask], device: torch.device | str = "cpu") -> list[float]:
+        """Expected undiscounted return of an optimal policy for each task, over one episode."""
+        from . import optimal
+
+        return [optimal.wireless(self, base.stack_tasks([task], device=device)) for task in tasks]
 
     def reset(self, tasks: WirelessTask, uniforms: Tensor) -> WirelessState:
         """Stationary channel, occupied, q = 2, full battery; uniforms shaped (seeds, tasks, envs, 2)."""

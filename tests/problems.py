@@ -6,13 +6,14 @@ import io
 import json
 import subprocess
 import sys
-import types
 from pathlib import Path
+from unittest import mock
 
 import jaxtyping
 import torch
 
 import envs
+from torchq import families
 from torchq.cli.train import main
 from torchq.presets import resolve
 from torchq.runs.experiment import prepare
@@ -24,29 +25,33 @@ import sys, torch
 torch.set_num_threads(1)
 import torchq.runs.training
 torchq.runs.training.CHECKPOINT_SECONDS = 0.0
-import envs
 from torchq.cli.train import main
-sys.exit(main(envs))
+sys.exit(main())
 """
 
 
+FAMILIES = (envs.Pendulum, envs.Wireless, envs.Gridworld)
+
+
 def library(**constants):
-    """The environments with other constants, such as shorter episodes."""
-    families = {name: functools.partial(family, **constants) for name, family in envs.FAMILIES.items()}
-    names = ("stack_tasks", "optimal_returns", "CONTROL_FAMILIES")
-    return types.SimpleNamespace(FAMILIES=families, **{name: getattr(envs, name) for name in names})
+    """How to make the families, with other constants such as shorter episodes."""
+    return {family.name: functools.partial(family, **constants) for family in FAMILIES}
 
 
-def experiment(algo="stlrq", env="gridworld", preset="default", library=envs, **overrides):
+def experiment(algo="stlrq", env="gridworld", preset="default", library=None, **overrides):
     config = resolve(algo, env, preset, {"device": "cpu", "engine": "eager", "optimal": False, **overrides})
-    return prepare(config, library)
+    return prepare(config, library[env]() if library else families.make(env))
 
 
-def command_line(*arguments, library=envs, entry=main):
-    """Exit code, standard output and standard error of a command."""
+def command_line(*arguments, library=None, entry=main):
+    """Exit code, standard output and standard error of a command; a library stands in for the registered families."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = entry(library, [str(argument) for argument in arguments])
+    with contextlib.ExitStack() as stack:
+        if library:
+            stack.enter_context(mock.patch.object(families, "make", lambda name: library[name]()))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        code = entry([str(argument) for argument in arguments])
     return code, out.getvalue(), err.getvalue()
 
 

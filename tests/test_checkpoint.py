@@ -97,7 +97,7 @@ def flip(folder):
         (lambda folder: (folder / "checkpoint.json").write_text("{"), "is corrupted"),
         (lambda folder: (folder / "checkpoint.json").write_text("[]"), "is corrupted"),
         (lambda folder: rewrite(folder, format_version=FORMAT_VERSION + 1), "expected format version up to 1, got 2"),
-        (lambda folder: rewrite(folder, algo="lrq"), "expected one of --algo stlrq, got one of --algo lrq"),
+        (lambda folder: rewrite(folder, algo="lrq"), 'expected one of algo="stlrq", got one of algo="lrq"'),
         (lambda folder: rewrite(folder, tensors="../outside.safetensors"), "is missing"),
     ],
 )

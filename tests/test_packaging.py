@@ -12,7 +12,8 @@ import torchq
 
 def test_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["version"] == torchq.__version__ == metadata.version("torchq")
+    assert project["dynamic"] == ["version"]
+    assert torchq.__version__ == metadata.version("torchq")
     assert f"## {torchq.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -53,9 +54,9 @@ def test_a_wheel_brings_every_source(installed):
 def test_a_wheel_alone_trains(installed, tmp_path):
     """In a process that sees the wheel and not the repository; the fused engine finds its C++ there."""
     script = (
-        f"import sys; sys.path.insert(0, {str(installed)!r}); import envs, torchq; from torchq.cli.train import main; "
+        f"import sys; sys.path.insert(0, {str(installed)!r}); import torchq; from torchq.cli.train import main; "
         f"assert torchq.__file__.startswith({str(installed)!r}), torchq.__file__; "
-        "sys.exit(main(envs, ['--algo', 'stlrq', '--episodes', '1', '--num-seeds', '1', '--engine', 'fused', "
+        "sys.exit(main(['--algo', 'stlrq', '--episodes', '1', '--num-seeds', '1', '--engine', 'fused', "
         "'--no-optimal', '--no-progress', '--out', 'run']))"
     )
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=tmp_path)

@@ -1,5 +1,6 @@
 """Value functions for many related tasks at once: low-rank Q-tensors in PyTorch."""
 
+from torchq.errors import TorchqError
 from torchq.lowrank.grid import Grid
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.qtensor import QTensor
@@ -9,6 +10,8 @@ from torchq.quadratic.layers import LMIQLayer, LMIQLiLayer
 from torchq.quadratic.lmi_ql import LMIQL
 from torchq.quadratic.lmi_qli import LMIQLi
 from torchq.quadratic.lspi import LSPI
+from torchq.runs.launch import train
+from torchq.runs.run import Run, load
 
 __version__ = "0.1.0"
 
@@ -21,7 +24,11 @@ __all__ = [
     "LMIQLiLayer",
     "LowRankQ",
     "QTensor",
+    "Run",
     "TabularQ",
+    "TorchqError",
     "Transition",
     "__version__",
+    "load",
+    "train",
 ]

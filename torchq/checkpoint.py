@@ -82,7 +82,7 @@ def load_checkpoint(folder: Path, algo: str) -> tuple[dict[str, Tensor], dict[st
             f"checkpoint: expected format version up to {FORMAT_VERSION}, got {version}; update torchq to read it"
         )
     if index.get("algo") != algo:
-        raise CheckpointError(f"checkpoint: expected one of --algo {algo}, got one of --algo {index.get('algo')}")
+        raise CheckpointError(f"checkpoint: expected one of `algo={algo}`, got one of `algo={index.get('algo')}`")
     path = folder / str(name)
     if path.parent != folder or not path.is_file():
         raise CheckpointError(f"checkpoint: {path} is missing; start a new run")

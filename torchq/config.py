@@ -6,13 +6,14 @@ the fields below; `presets` holds the values.
 
 from __future__ import annotations
 
+import difflib
 import types
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from torchq.errors import UsageError
 from torchq.philox import MAX_COUNT
 
 QUADRATIC_ALGOS = ("lmi-ql", "lmi-qli", "lspi")
@@ -34,12 +35,12 @@ class Scope(NamedTuple):
     algos: tuple[str, ...]
 
 
-EVERY = Scope("any --algo", ALGOS)
-GRID = Scope(f"--algo {', '.join(TENSOR_ALGOS)}", TENSOR_ALGOS)
+EVERY = Scope("any `algo`", ALGOS)
+GRID = Scope(f"`algo={', '.join(TENSOR_ALGOS)}`", TENSOR_ALGOS)
 LOW_RANK = Scope("a low-rank algo", LOW_RANK_ALGOS)
-QUADRATIC = Scope(f"--algo {', '.join(QUADRATIC_ALGOS)}", QUADRATIC_ALGOS)
-CONVENTION = Scope("--algo lrq --preset paper", ("lrq",))
-WARM = Scope(f"--algo {', '.join(LOW_RANK_ALGOS)} or lmi-qli", (*LOW_RANK_ALGOS, "lmi-qli"))
+QUADRATIC = Scope(f"`algo={', '.join(QUADRATIC_ALGOS)}`", QUADRATIC_ALGOS)
+CONVENTION = Scope("`algo=lrq` `preset=paper`", ("lrq",))
+WARM = Scope(f"`algo={', '.join(LOW_RANK_ALGOS)} or lmi-qli`", (*LOW_RANK_ALGOS, "lmi-qli"))
 NO_FLAG = "no flag"
 """Marks fields that presets decide."""
 
@@ -136,7 +137,7 @@ class Config(BaseModel):
     iterations: Annotated[Count, QUADRATIC, _help("Iterations of lmi-qli and lspi.")] = 20
     warm_start: Annotated[
         str | None, WARM,
-        _help("Run folder to start from: of a quadratic learner on the same --env, or of the same --algo; for lmi-qli, "
+        _help("Run folder to start from: of a quadratic learner on the same `env`, or of the same `algo`; for lmi-qli, "
               "of a low-rank learner."),
     ] = None  # fmt: skip
 
@@ -162,7 +163,7 @@ class Config(BaseModel):
         """A copy with other values, checked.
 
         Raises:
-            ValueError: naming the first that is not as expected.
+            UsageError: naming the first that is not as expected.
         """
         return validated({**dict(self), **changes})
 
@@ -230,25 +231,16 @@ def scope(name: str) -> Scope:
 
 
 def flags() -> dict[str, str]:
-    """Fields that `train.py` has a flag for, with their help texts."""
+    """Fields that the command line has a flag for, with their help texts."""
     fields = Config.model_fields.items()
     return {name: field.description or "" for name, field in fields if NO_FLAG not in field.metadata}
 
 
-def flag(name: str) -> str:
-    """A field as the command line spells it."""
-    return "--" + name.replace("_", "-")
-
-
-def validated(values: dict[str, Any], spelt: Callable[[str], str] = str) -> Config:
-    """A configuration of these values.
-
-    Args:
-        values: by field.
-        spelt: how the message calls a field.
+def validated(values: dict[str, Any]) -> Config:
+    """A configuration of these values, by field.
 
     Raises:
-        ValueError: one line about the first that is not as expected.
+        UsageError: one line about the first that is not as expected.
     """
     try:
         return Config.model_validate(values)
@@ -256,10 +248,12 @@ def validated(values: dict[str, Any], spelt: Callable[[str], str] = str) -> Conf
         first = error.errors()[0]
         name = str(first["loc"][0])
         if name not in Config.model_fields:
-            raise ValueError(f"{spelt(name)}: there is no such setting") from None
+            near = difflib.get_close_matches(name, Config.model_fields, n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UsageError(f"`{name}`: there is no such setting{hint}") from None
         expected = "increasing sizes" if first["type"] == "value_error" else shape(name)
         came = "nothing" if first["type"] == "missing" else repr(values[name])
-        raise ValueError(f"{spelt(name)}: expected {expected}, got {came}") from None
+        raise UsageError(f"`{name}`: expected {expected}, got {came}") from None
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -271,9 +265,9 @@ def from_json(values: Any) -> Config:
     """The configuration of a config.json; entries that are not settings are ignored.
 
     Raises:
-        ValueError: if it is none, or a value is not as expected.
+        UsageError: if it is none, or a value is not as expected.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"expected a JSON object, got {values!r}")
+        raise UsageError(f"expected a JSON object, got {values!r}")
     known = {name: value for name, value in values.items() if name in Config.model_fields}
     return validated({name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})

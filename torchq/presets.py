@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torchq.config import (
-    PRESETS,
-    QUADRATIC_ALGOS,
-    Config,
-    flag,
-    scope,
-    validated,
-)
+from torchq.config import PRESETS, QUADRATIC_ALGOS, Config, scope, validated
 from torchq.errors import UsageError
-
-CONTROL_ENVS = ("damped-pendulum", "pendulum", "linear-quadratic")
-"""Environments with continuous controls, for the quadratic learners."""
 
 _BY_ENV: dict[str, dict[str, Any]] = {
     "pendulum": {
@@ -73,13 +63,10 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
     values = _BY_ENV.get(env, {})
     if preset == "paper":
         if env not in _PAPER_BY_ENV:
-            raise UsageError(f"--preset: expected default for --env {env} (paper covers {', '.join(_PAPER_BY_ENV)})")
+            raise UsageError(f"`preset`: expected default for `env={env}` (paper covers {', '.join(_PAPER_BY_ENV)})")
         values = {**values, **_PAPER, **_PAPER_BY_ENV[env]}
     values = {"algo": algo, "env": env, "preset": preset, **values, **_BY_ALGO.get(algo, {}), **overrides}
-    try:
-        config = validated(values, flag)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    config = validated(values)
     if "eval_every" not in overrides:
         config = config.replace(eval_every=min(config.eval_every, config.episodes))
     _check(config, overrides)
@@ -89,19 +76,14 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
 def _check(config: Config, overrides: dict[str, Any]) -> None:
     for name in overrides:
         if config.algo not in scope(name).algos:
-            raise UsageError(f"{flag(name)}: expected only with {scope(name).shown}, got --algo {config.algo}")
-    if config.warm_start and config.env != "pendulum" and config.algo == "lmi-qli":
-        raise UsageError(f"--warm-start: expected --env pendulum, which low-rank learners know too, got {config.env}")
+            raise UsageError(f"`{name}`: expected only with {scope(name).shown}, got `algo={config.algo}`")
     if config.algo in QUADRATIC_ALGOS:
-        if config.preset != "default" or config.env not in CONTROL_ENVS:
-            envs = ", ".join(CONTROL_ENVS)
-            raise UsageError(f"--env, --preset: expected one of {envs}, and default, with --algo {config.algo}")
+        if config.preset != "default":
+            raise UsageError(f"`preset`: expected default with `algo={config.algo}`, got {config.preset}")
         return
-    if config.env in CONTROL_ENVS and config.env not in _BY_ENV:
-        raise UsageError(f"--env: expected {', '.join(_BY_ENV)} with --algo {config.algo}, got {config.env}")
     if config.protocol == "online" and config.num_envs != 1:
-        raise UsageError(f"--num-envs: expected 1 with --preset paper (tasks take turns), got {config.num_envs}")
+        raise UsageError(f"`num_envs`: expected 1 with `preset=paper` (tasks take turns), got {config.num_envs}")
     if "lrq_convention" in overrides and config.protocol != "online":
-        raise UsageError(f"--lrq-convention: expected only with {scope('lrq_convention').shown}")
+        raise UsageError(f"`lrq_convention`: expected only with {scope('lrq_convention').shown}")
     if config.eval_every > config.episodes:
-        raise UsageError(f"--eval-every: expected at most --episodes {config.episodes}, got {config.eval_every}")
+        raise UsageError(f"`eval_every`: expected at most `episodes={config.episodes}`, got {config.eval_every}")

@@ -45,6 +45,14 @@ def unflatten(template: Any, tensors: dict[str, Tensor], prefix: str = "") -> An
     return type(template)(*children) if hasattr(template, "_fields") else tuple(children)
 
 
+def select(tree: Any, index: int) -> Any:
+    """Nested (named) tuples with one row of each tensor, (1, …); scalars stay."""
+    if isinstance(tree, Tensor):
+        return tree[index : index + 1] if tree.ndim else tree
+    children = [select(child, index) for child in tree]
+    return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)
+
+
 def all_finite(tensors: dict[str, Tensor]) -> Tensor:
     """Whether every floating-point tensor is finite; a boolean of shape ()."""
     finite = [torch.isfinite(tensor).all() for tensor in tensors.values() if tensor.is_floating_point()]

@@ -2,7 +2,7 @@ import json
 import shutil
 
 import pytest
-from problems import command_line, library, outcome
+from problems import command_line, outcome
 
 import torchq.engines.protocols
 from torchq.checkpoint import load_checkpoint
@@ -14,7 +14,7 @@ GOOD = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds",
 CASES = {
     "no algo": (("--env", "gridworld"), "--algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got nothing"),
     "unknown algo": (("--algo", "stlqr"), "--algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got 'stlqr'; did you mean stlrq?"),
-    "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of pendulum, wireless, gridworld, damped-pendulum, linear-quadratic, got 'pendulm'; did you mean pendulum?"),
+    "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of damped-pendulum, gridworld, linear-quadratic, pendulum, wireless, got 'pendulm'; did you mean pendulum?"),
     "unknown flag": ((*GOOD, "--epsiodes", 3), "--epsiodes: no such flag; did you mean --episodes?"),
     "rank": ((*GOOD, "--rank", 0), "--rank: expected an integer of at least 1 and at most 8,192, got 0"),
     "hundreds of digits": ((*GOOD, "--rank", "1" * 400), f"--rank: expected an integer of at least 1 and at most 8,192, got {'1' * 400}"),
@@ -239,9 +239,8 @@ def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch):
         return original(config, rollout, engine, state, episode)
 
     monkeypatch.setattr(torchq.engines.protocols, "batched_round", interrupt)
-    with pytest.raises(SystemExit) as stop:
-        command_line(*GOOD, "--episodes", 4, "--out", stopped)
-    assert stop.value.code == 130
+    code, _, err = command_line(*GOOD, "--episodes", 4, "--out", stopped)
+    assert (code, err) == (130, f"\ninterrupted; go on with: --resume --out {stopped}\n")
     monkeypatch.undo()
     assert load_checkpoint(stopped / "checkpoint", "stlrq")[1]["episode"] == 2
     assert command_line("--resume", "--out", stopped)[0] == 0
@@ -255,9 +254,8 @@ def test_an_environment_that_misses_something_is_named_before_the_run(tmp_path):
         def sample_tasks(self, num_tasks):
             return []
 
-    other = library()
-    other.FAMILIES["half"] = Half
-    code, _, err = command_line("--algo", "stlrq", "--env", "half", "--out", tmp_path / "run", library=other)
+    code, _, err = command_line(*GOOD, "--out", tmp_path / "run", library={"gridworld": Half})
     assert code == 2
-    assert "--env: expected an environment with terminates, num_actions" in err
+    expected = "error: --env: expected a family with discrete actions and a grid for --algo stlrq, but Half has no"
+    assert err.startswith(f"{expected} terminates, num_actions")
     assert not (tmp_path / "run").exists()

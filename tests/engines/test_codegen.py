@@ -4,7 +4,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-import types
 
 import families
 import pytest
@@ -141,19 +140,18 @@ def test_a_family_that_cannot_be_translated_runs_in_eager_mode_and_says_why(monk
 
     monkeypatch.setattr(compiled, "compiled", unavailable)
     family = type(broken_step(lambda x, tasks: x - 0 * x.mean(-1, keepdim=True)))
-    library = types.SimpleNamespace(**{**vars(families.library()), "FAMILIES": {"pendulum": family}})
+    library = {"pendulum": family}
     given = experiment("stlrq", "pendulum", library=library, episodes=20_000, engine="auto")
     why = "Broken.step: aten.mean.dim has no scalar form"
     assert given.notes == (f"engine fused passed over: {why}", "engine compile passed over: not in this test")
     assert given.config.engine == "eager"
-    with pytest.raises(UsageError, match=rf"^--engine: fused does not work here \({why}\); use auto$"):
+    with pytest.raises(UsageError, match=rf"^engine: fused does not work here \({why}\); use auto$"):
         experiment("stlrq", "pendulum", library=library, engine="fused")
 
 
 def test_constants_are_folded_in():
     """Another gravity is another program, and its trajectory that of eager mode."""
-    library = families.library()
-    library.FAMILIES["pendulum"] = lambda: envs.Pendulum(gravity=9.0, num_actions=7, episode_length=40)
+    library = {"pendulum": lambda: envs.Pendulum(gravity=9.0, num_actions=7, episode_length=40)}
     eager, fused = (
         experiment(env="pendulum", library=library, dtype="float64", rank=3, engine=e) for e in ("eager", "fused")
     )

@@ -1,5 +1,6 @@
 """Compiled steps, in a process of their own: the shape checks of the other tests do not compile."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from problems import ROOT, command_line
 
-import torchq.cli.train
+import torchq.engines.torch_settings
 
 PARITY = """
 import sys, torch
@@ -40,10 +41,11 @@ def body(self, tasks, state, action, uniforms):
     if state.theta.sum() > 1e9:
         raise ValueError("far off")
     return envs.Pendulum.step(self, tasks, state, action, uniforms)
-library = types.SimpleNamespace(**{{**vars(families.library()), "FAMILIES": {{"pendulum": families.broken(body)}}}})
-run = experiment("stlrq", "pendulum", library=library, episodes=20_000, engine="auto")
+class Stubborn(families.broken(body)):
+    pass
+run = experiment("stlrq", "pendulum", library={{"pendulum": Stubborn}}, episodes=20_000, engine="auto")
 print(run.config.engine, *run.notes, sep="\\n")
-print(command_line("--algo", "stlrq", "--engine", "compile", "--out", {out!r}, library=library)[2], end="")
+print(command_line("--algo", "stlrq", "--env", "__main__:Stubborn", "--engine", "compile", "--out", {out!r})[2], end="")
 """
 
 
@@ -54,23 +56,28 @@ def test_what_dynamo_cannot_trace_is_one_line(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     engine, fused, compiled, refused = done.stdout.splitlines()
     assert engine == "eager"
-    assert fused == "engine fused passed over: Broken.step: aten.sum.default has no scalar form"
+    assert fused == "engine fused passed over: Stubborn.step: aten.sum.default has no scalar form"
     assert compiled.startswith("engine compile passed over: ")
     assert refused.startswith("error: --engine: compile does not work here (")
 
 
 def test_deterministic_runs_ask_pytorch_for_a_fixed_order(tmp_path, monkeypatch):
-    seen, original = [], torchq.cli.train.train
+    seen = []
 
-    def watched(*given, **options):
-        seen.append(torch.are_deterministic_algorithms_enabled())
-        return original(*given, **options)
+    @contextlib.contextmanager
+    def watched(*given):
+        seen.append(given)
+        yield
 
-    monkeypatch.setattr(torchq.cli.train, "train", watched)
-    quick = ("--algo", "stlrq", "--num-seeds", 1, "--episodes", 1, "--no-optimal", "--no-progress")
+    monkeypatch.setattr(torchq.engines.torch_settings, "deterministic", watched)
+    quick = ("--algo", "stlrq", "--num-seeds", 1, "--episodes", 1, "--no-optimal", "--no-progress", "--device", "cpu")
     for name, flags in (("plain", ()), ("fixed", ("--deterministic",))):
         code, _, err = command_line(*quick, *flags, "--out", tmp_path / name)
         assert (code, err) == (0, "")
-    assert seen == [False, True]
+    assert seen == [(False, "cpu"), (True, "cpu")]
+    monkeypatch.undo()
+    for wanted, device in ((False, "cuda"), (True, "cpu"), (True, "cuda")):
+        with torchq.engines.torch_settings.deterministic(wanted, device):
+            assert torch.are_deterministic_algorithms_enabled() == (wanted and device == "cuda")
     assert not torch.are_deterministic_algorithms_enabled()
     assert (tmp_path / "plain" / "metrics.csv").read_bytes() == (tmp_path / "fixed" / "metrics.csv").read_bytes()

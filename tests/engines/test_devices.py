@@ -93,6 +93,6 @@ def test_deterministic_runs_give_the_same_bytes_twice_on_the_gpu(engine, monkeyp
     """Joint state modes have 400 rows, which are summed by scatter."""
     monkeypatch.setattr(graph, "compiled", Stepwise)  # Shapes are checked in this process.
     options = {"device": "cuda", "state_modes": "joint", "num_envs": 512, "library": SHORT, "engine": engine}
-    with torch_settings.deterministic(True):
+    with torch_settings.deterministic(True, "cuda"):
         first, second = (play(experiment("stlrq", "pendulum", **options), 2).learner.factors for _ in range(2))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))

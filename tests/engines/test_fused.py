@@ -118,7 +118,7 @@ def test_nan_shows_in_the_statistics():
     ],
 )
 def test_what_it_cannot_run_is_said(options, message):
-    with pytest.raises(UsageError, match=rf"--engine: fused does not work here \({message}\); use auto"):
+    with pytest.raises(UsageError, match=rf"engine: fused does not work here \({message}\); use auto"):
         experiment(**options, engine="fused")
 
 
@@ -153,7 +153,7 @@ def test_the_same_random_words_as_torchqs():
 
 
 def test_auto_takes_it_for_long_runs_and_says_so(tmp_path):
-    script = "import sys, envs; from torchq.cli.train import main; sys.exit(main(envs))"
+    script = "import sys; from torchq.cli.train import main; sys.exit(main())"
     flags = ["--algo", "stlrq", "--episodes", "100", "--num-seeds", "1", "--no-optimal", "--no-progress"]
     command = [sys.executable, "-c", script, *flags, "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

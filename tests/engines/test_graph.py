@@ -45,7 +45,7 @@ def test_replays_equal_eager_steps(algo, env, preset, options, monkeypatch):
 
 
 def test_it_says_that_it_needs_a_gpu():
-    with pytest.raises(UsageError, match=r"--engine: graph does not work here \(CUDA graphs need a GPU, got cpu\)"):
+    with pytest.raises(UsageError, match=r"engine: graph does not work here \(CUDA graphs need a GPU, got cpu\)"):
         experiment(engine="graph")
 
 

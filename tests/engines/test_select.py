@@ -76,7 +76,7 @@ def test_an_engine_that_computes_something_else_is_passed_over(change, name, pre
     assert run.config.engine == "eager"
     why = f"its first step differs from that of eager mode in {name}"
     assert run.notes == (f"engine fused passed over: {why}", "engine compile passed over: not in this test")
-    with pytest.raises(UsageError, match=rf"^--engine: fused does not work here \({why}\); use auto$"):
+    with pytest.raises(UsageError, match=rf"^engine: fused does not work here \({why}\); use auto$"):
         experiment(**LONG, preset=preset, engine="fused")
 
 
@@ -85,7 +85,7 @@ def test_an_engine_that_fails_is_passed_over(monkeypatch):
         raise RuntimeError("driver too old\nlong explanation")
 
     monkeypatch.setattr(CppEngine, "train", broken)
-    with pytest.raises(UsageError, match=r"--engine: fused does not work here \(driver too old\); use auto"):
+    with pytest.raises(UsageError, match=r"engine: fused does not work here \(driver too old\); use auto"):
         experiment(**LONG, engine="fused")
 
 
@@ -125,7 +125,7 @@ def test_the_trial_is_on_the_state_that_the_run_starts_from():
         import envs
         from torchq.runs.experiment import prepare
 
-        run = prepare(config.replace(engine="fused"), envs, warm)
+        run = prepare(config.replace(engine="fused"), envs.Pendulum(), warm)
     assert torch.equal(tried[0].learner.factors[0], run.initial_state.learner.factors[0])
     assert run.initial_state.learner.factors[0].mean() > 0.5
 
@@ -141,7 +141,7 @@ def test_engines_that_need_too_much_memory_are_passed_over():
     given = run.rollout, run.rollout.batch(), run.initial_state
     assert select.select("auto", *given, 10**6, {"eager": "too much"}).engine.name == "fused"
     assert select.select("auto", *given, 10, {"eager": "too much"}).engine.name == "fused"  # A short run, too.
-    with pytest.raises(UsageError, match=r"^--engine: eager does not work here \(too much\); use auto$"):
+    with pytest.raises(UsageError, match=r"^engine: eager does not work here \(too much\); use auto$"):
         select.select("eager", *given, 10**6, {"eager": "too much"})
     everything = dict.fromkeys(("fused", "compile", "eager"), "too much")
     with pytest.raises(UsageError, match=r"^too much; engine fused passed over: too much; engine compile passed over"):
@@ -158,7 +158,7 @@ def test_a_machine_without_a_compiler_runs_eagerly_and_says_so(monkeypatch):
     run = experiment(**LONG, engine="auto")
     assert run.config.engine == "eager"
     assert run.notes[1] == "engine compile passed over: no compiler found"
-    with pytest.raises(UsageError, match=r"--engine: compile does not work here \(no compiler found\); use auto"):
+    with pytest.raises(UsageError, match=r"engine: compile does not work here \(no compiler found\); use auto"):
         experiment(**LONG, engine="compile")
 
 

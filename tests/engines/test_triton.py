@@ -69,7 +69,7 @@ def test_triton_programs_equal_eager_steps(cases):
     [
         ({"algo": "tabular", "env": "pendulum"}, "it needs stlrq, lrq or clrq"),
         ({"env": "pendulum", "optimizer": "sgd"}, "it needs plain Adamax steps and one action mode"),
-        ({"env": "pendulum", "update": "block"}, "blocks of modes need --num-envs 1"),
+        ({"env": "pendulum", "update": "block"}, "blocks of modes need `num_envs=1`"),
         ({"env": "pendulum", "state_modes": "joint"}, "joint updates need state modes of at most 256 rows"),
     ],
 )

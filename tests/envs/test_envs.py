@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from problems import library
 
 import envs
 from envs.pendulum import PendulumState
 from torchq import philox
+
+FAMILIES = library()
 
 
 def uniforms(shape, step=0, count=1):
@@ -81,9 +84,9 @@ def test_pendulum_starts_hanging_on_the_last_grid_row():
     assert (Grid(env.grid_low, env.grid_high, env.grid_sizes).index(env.observe(state))[0] == 19).all()
 
 
-@pytest.mark.parametrize("name", envs.FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_episodes_are_truncated_at_their_length_and_not_before(name):
-    env = envs.FAMILIES[name]()
+    env = FAMILIES[name]()
     tasks = envs.stack_tasks(env.sample_tasks())
     state = env.reset(tasks, uniforms((1, 4, 2), count=env.num_reset_uniforms))
     ended = torch.zeros(1, 4, 2, dtype=torch.bool)
@@ -168,9 +171,9 @@ def test_gridworld_never_starts_on_its_goal():
         assert (task.goal_row, task.goal_column) not in cells
 
 
-@pytest.mark.parametrize("name", envs.FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_thousands_of_tasks_are_a_prefix_stable_spread(name):
-    env = envs.FAMILIES[name]()
+    env = FAMILIES[name]()
     many = env.sample_tasks(4096)
     assert len(many) == 4096
     assert env.sample_tasks(100) == many[:100]
@@ -179,10 +182,10 @@ def test_thousands_of_tasks_are_a_prefix_stable_spread(name):
     assert all(value.shape == (4096, 1) for value in vars(tasks).values())
 
 
-@pytest.mark.parametrize("name", envs.FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_environments_are_independent_of_their_neighbours(name, generator):
     """One (seed, task, env) alone does what it does in the batch."""
-    env = envs.FAMILIES[name]()
+    env = FAMILIES[name]()
     params = env.sample_tasks()
     tasks, alone = envs.stack_tasks(params), envs.stack_tasks(params[2:3])
     action = torch.randint(env.num_actions, (2, 4, 3), generator=generator)

@@ -64,7 +64,7 @@ def test_too_many_environments_are_refused_with_what_would_fit():
     config, rollout = prepared.config, prepared.rollout
     need = memory.needed(config, rollout, "eager")
     memory.too_large(config, rollout, need.learner + 4 * need.per_env)
-    with pytest.raises(UsageError, match=r"--num-envs: .*are free; up to 2 would fit"):
+    with pytest.raises(UsageError, match=r"num_envs: .*are free; up to 2 would fit"):
         memory.too_large(config, rollout, need.learner + 3 * need.per_env - 1)
 
 
@@ -72,9 +72,9 @@ def test_too_many_seeds_or_tasks_are_refused_with_what_would_fit():
     prepared = run()
     need = memory.needed(prepared.config, prepared.rollout, "eager")
     each = (need.learner + need.per_env) // 8
-    with pytest.raises(UsageError, match=r"--num-seeds: .* with --num-envs 1, up to 3 would fit"):
+    with pytest.raises(UsageError, match=r"num_seeds: .* with num_envs=1, up to 3 would fit"):
         memory.too_large(prepared.config, prepared.rollout, 3 * each + 8)
-    with pytest.raises(UsageError, match=r"--num-tasks, --rank: .* 50.0% of these tasks times this rank would fit"):
+    with pytest.raises(UsageError, match=r"num_tasks, rank: .* 50.0% of these tasks times this rank would fit"):
         memory.too_large(prepared.config, prepared.rollout, each // 2)
 
 
@@ -89,5 +89,5 @@ def test_the_machine_says():
 
 
 def test_a_run_that_cannot_fit_is_refused_before_it_allocates():
-    with pytest.raises(UsageError, match="--num-envs: expected a run that fits in memory, but this one needs about"):
+    with pytest.raises(UsageError, match="num_envs: expected a run that fits in memory, but this one needs about"):
         run(num_envs=1 << 24, num_seeds=4096)

@@ -29,7 +29,7 @@ SMALL = (
 )
 
 
-def run(folder, *arguments, algo="stlrq", environments=envs):
+def run(folder, *arguments, algo="stlrq", environments=None):
     code, out, err = command_line("--algo", algo, *SMALL, "--out", folder, *arguments, library=environments)
     assert code == 0, err
     return out
@@ -155,8 +155,7 @@ class BrokenGridworld(envs.Gridworld):
 def test_nan_rewards_stop_the_run_and_keep_the_last_good_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(torchq.runs.training, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(BrokenGridworld, "calls", 0)
-    broken = library()
-    broken.FAMILIES["gridworld"] = BrokenGridworld
+    broken = {"gridworld": BrokenGridworld}
     folder = tmp_path / "run"
     code, _, err = command_line("--algo", "stlrq", *SMALL, "--out", folder, library=broken)
     assert code == 2

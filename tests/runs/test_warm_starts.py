@@ -1,6 +1,5 @@
 """Warm starts between quadratic Q-functions and Q-tensors."""
 
-import functools
 import json
 
 import pytest
@@ -88,7 +87,7 @@ def experiment(algo, source, **flags):
     config = resolve(
         algo, "pendulum", "default", {"num_seeds": 3, "engine": "eager", "warm_start": str(source), **flags}
     )
-    return prepare(config.replace(device="cpu"), envs, functools.partial(start_low_rank, library=envs))
+    return prepare(config.replace(device="cpu"), envs.Pendulum(), start_low_rank)
 
 
 @pytest.mark.parametrize(("algo", "flags"), [
@@ -129,7 +128,7 @@ def test_training_from_a_warm_start_records_it_and_resumes(runs, tmp_path):
 
 def test_iterations_start_from_a_q_tensor(runs, tmp_path):
     config = resolve("lmi-qli", "pendulum", "default", {"warm_start": str(runs / "stlrq")})
-    starts = quadratic_starts(config, make_cases(config, envs), envs)
+    starts = quadratic_starts(config, make_cases(config, envs.Pendulum()), envs.Pendulum())
     assert [tuple(part.shape) for part in starts] == [(2, 4, 3, 3), (2, 4, 3, 1), (2, 4, 1, 1)]
     assert (torch.linalg.eigvalsh(starts.R) > 0).all()
     arguments = ("--env", "pendulum", "--num-seeds", 2, "--sizes", "20", "--iterations", 1, "--no-progress")
@@ -150,7 +149,7 @@ def test_iterations_start_from_a_q_tensor(runs, tmp_path):
         (("--algo", "stlrq", "--rank", 7, "--warm-start", "stlrq"), "expected factors of (1, 4, 7), got (1, 4, 6); use the source's --rank"),
         (("--algo", "stlrq", "--num-tasks", 3, "--warm-start", "quadratic"), "expected a run with 3 tasks, got 4; use --num-tasks 4"),
         (("--algo", "stlrq", "--warm-start", "nothing"), "config.json is corrupted or of another version"),
-        (("--algo", "lmi-qli", "--warm-start", "stlrq"), "--warm-start: expected --env pendulum"),
+        (("--algo", "lmi-qli", "--warm-start", "stlrq"), "--warm-start: expected a family that low-rank learners know too, such as pendulum"),
     ],
 )  # fmt: skip
 def test_a_source_that_does_not_fit_gets_one_line(runs, tmp_path, monkeypatch, arguments, message):

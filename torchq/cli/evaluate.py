@@ -1,4 +1,4 @@
-"""The command line of evaluate.py: a table and a picture from run folders."""
+"""The command that compares runs: `evaluate.py`, or `torchq evaluate`."""
 
 from __future__ import annotations
 
@@ -9,81 +9,48 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
-import torch
 
-from torchq import checkpoint, tree
+from torchq.cli.commands import run_command
 from torchq.cli.flags import kind
-from torchq.cli.train import run_command, study_table
-from torchq.config import QUADRATIC_ALGOS, Config
-from torchq.errors import CheckpointError, UsageError
-from torchq.runs.experiment import EnvironmentLibrary, prepare
-from torchq.runs.folder import CONFIG, SUMMARY, read_config
-from torchq.runs.metrics import METRICS, Metrics, read_metrics
+from torchq.cli.train import study_table
+from torchq.config import QUADRATIC_ALGOS
+from torchq.errors import UsageError
+from torchq.runs.metrics import Metrics
 from torchq.runs.plotting import Curve, plot_learning_curves
-from torchq.runs.study_results import by_samples, plot_study, read_rows
+from torchq.runs.run import Run, load
+from torchq.runs.study_results import by_samples, plot_study
 
 
-class Run(NamedTuple):
-    """What a run folder holds."""
+class Shown(NamedTuple):
+    """A run with what is shown of it."""
 
-    folder: Path
-    config: Config
+    run: Run
     metrics: Metrics
     optimal: list[float] | None
     """Optimal return of each task, if the run has computed it."""
-    finished: bool
 
 
-def read_run(folder: Path) -> Run:
-    """Read a run folder.
-
-    Raises:
-        UsageError: if it is none, or holds no evaluation yet.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"RUN: expected a run folder, but {folder} does not exist")
-    if not (folder / CONFIG).exists() or not (folder / METRICS).exists():
-        raise UsageError(f"RUN: expected a run folder, but {folder} has no {CONFIG} and {METRICS}")
-    config = read_config(folder)
-    if not config.num_tasks:
-        raise UsageError(f"RUN: {folder / CONFIG} does not say how many tasks there are; it is of another version")
-    metrics = read_metrics(folder, config.num_seeds, config.num_tasks)
-    path = folder / SUMMARY
-    if not path.exists():
-        return Run(folder, config, metrics, None, finished=False)
-    try:
-        return Run(folder, config, metrics, json.loads(path.read_bytes())["optimal_return"], finished=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"RUN: {path} is damaged ({error!r}); write it again with train.py --resume") from error
+def read(run: Run, samples: int | None) -> Shown:
+    """What is shown of a run, as it stood after some samples per task; None shows all of it."""
+    return Shown(run, until(run, samples), run.summary["optimal_return"] if run.finished else None)
 
 
-@torch.no_grad()
-def play(run: Run, library: EnvironmentLibrary, episodes: int, device: str) -> np.ndarray:
-    """Greedy return of the run's checkpoint over fresh test episodes, (seeds, tasks)."""
-    config = run.config.replace(device=device, engine="eager", eval_episodes=episodes)
-    experiment = prepare(config, library)
-    loaded = checkpoint.load_checkpoint(run.folder / "checkpoint", run.config.algo)
-    if loaded is None:
-        raise CheckpointError(f"--episodes: {run.folder} holds no checkpoint to test yet")
-    state = tree.unflatten(experiment.initial_state, loaded[0])
-    return experiment.evaluate(state.learner, run.config.episodes + 1).cpu().numpy()
-
-
-def describe(run: Run, final: np.ndarray) -> dict[str, Any]:
+def describe(shown: Shown, final: np.ndarray) -> dict[str, Any]:
     """Numbers of one run, as `--json` prints them; `final` is (seeds, tasks)."""
     low, median, high = np.percentile(final, [25, 50, 75], axis=0)
-    gap = (median - np.array(run.optimal)).tolist() if run.optimal else None
+    gap = (median - np.array(shown.optimal)).tolist() if shown.optimal else None
+    config = shown.run.config
     return {
-        "run": str(run.folder),
-        "algo": run.config.algo,
-        "env": run.config.env,
-        "preset": run.config.preset,
-        **({"lrq_convention": run.config.lrq_convention} if run.config.algo == "lrq" else {}),
-        "finished": run.finished,
-        "num_seeds": run.config.num_seeds,
-        "samples_per_task": int(run.metrics.samples[-1]),
+        "run": str(shown.run.folder),
+        "algo": config.algo,
+        "env": config.env,
+        "preset": config.preset,
+        **({"lrq_convention": config.lrq_convention} if config.algo == "lrq" else {}),
+        "finished": shown.run.finished,
+        "num_seeds": config.num_seeds,
+        "samples_per_task": int(shown.metrics.samples[-1]),
         "final_return": {"median": median.tolist(), "q25": low.tolist(), "q75": high.tolist()},
-        "optimal_return": run.optimal,
+        "optimal_return": shown.optimal,
         "gap": gap,
     }
 
@@ -105,18 +72,20 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines + conventions)
 
 
-def pictures(runs: Sequence[Run], folder: Path) -> list[Path]:
+def pictures(runs: Sequence[Shown], folder: Path) -> list[Path]:
     """One picture for each family and number of tasks among the runs; returns their paths."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(f"{run.config.env}-{run.metrics.returns.shape[2]}-tasks", []).append(run)
+    groups: dict[str, list[Shown]] = {}
+    for shown in runs:
+        env = shown.run.config.env.replace(":", "-")
+        groups.setdefault(f"{env}-{shown.metrics.returns.shape[2]}-tasks", []).append(shown)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, group in groups.items():
         path = folder / ("learning_curves.png" if len(groups) == 1 else f"learning_curves-{name}.png")
-        optimal = next((run.optimal for run in group if run.optimal), None)
-        curves = [Curve(label, run.metrics) for label, run in zip(_labels(group), group, strict=True)]
-        plot_learning_curves(curves, path, optimal, group[0].config.env)
+        optimal = next((shown.optimal for shown in group if shown.optimal), None)
+        labels = _labels([shown.run for shown in group])
+        curves = [Curve(label, shown.metrics) for label, shown in zip(labels, group, strict=True)]
+        plot_learning_curves(curves, path, optimal, group[0].run.config.env)
         paths.append(path)
     return paths
 
@@ -131,41 +100,37 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     return next((names for names in kinds if len(set(names)) == len(names)), kinds[-1])
 
 
-def until(run: Run, samples: int | None) -> Run:
-    """The run as it stood after some samples per task; None leaves it whole.
+def until(run: Run, samples: int | None) -> Metrics:
+    """Curves of a run as it stood after some samples per task; None leaves them whole.
 
     Raises:
-        UsageError: if it has no evaluation by then.
+        UsageError: if there is no evaluation by then.
     """
     if samples is None:
-        return run
+        return run.metrics
     keep = run.metrics.samples <= samples
     if not keep.any():
         first = run.metrics.samples[0]
-        raise UsageError(f"--samples: expected at least {first}, the first evaluation of {run.folder}, got {samples}")
-    return run._replace(metrics=Metrics(*(column[keep] for column in run.metrics)))
+        raise UsageError(f"`samples`: expected at least {first}, the first evaluation of {run.folder}, got {samples}")
+    return Metrics(*(column[keep] for column in run.metrics))
 
 
-def is_study(folder: Path) -> bool:
-    """Whether a folder holds a study of a quadratic learner."""
-    return (folder / CONFIG).exists() and read_config(folder).algo in QUADRATIC_ALGOS
-
-
-def _studies(runs: Sequence[Path], episodes: int | None, out: Path, as_json: bool) -> None:
+def _studies(runs: Sequence[Run], episodes: int | None, out: Path, as_json: bool) -> None:
     """Tables and one picture of studies.
 
     Raises:
         UsageError: if a run is no study, or new episodes are asked for.
     """
-    for folder in runs:
-        if not is_study(folder):
-            raise UsageError(f"RUN: expected studies of {', '.join(QUADRATIC_ALGOS)} only, got {folder}; show it apart")
-    if episodes is not None:
-        raise UsageError("--episodes: expected only with low-rank and tabular runs; a study has one test episode a run")
-    studies = {str(folder): read_rows(folder / METRICS) for folder in runs}
+    for run in runs:
+        if not run.is_study:
+            only = ", ".join(QUADRATIC_ALGOS)
+            raise UsageError(f"`folder`: expected studies of {only} only, got {run.folder}; show it apart")
+        if episodes is not None:
+            run.evaluate(episodes)
+    studies = {str(run.folder): run.rows for run in runs}
     for name, rows in studies.items():
         if not rows:
-            raise UsageError(f"RUN: {name} holds no finished run yet")
+            raise UsageError(f"`folder`: {name} holds no finished run yet")
     tables = {name: by_samples(rows) for name, rows in studies.items()}
     out.mkdir(parents=True, exist_ok=True)
     path = out / "study.png"
@@ -181,27 +146,13 @@ def _studies(runs: Sequence[Path], episodes: int | None, out: Path, as_json: boo
     click.echo(f"figure: {path}")
 
 
-def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Command line of evaluate.py; returns the exit code."""
+    return run_command(command("evaluate.py"), argv)
 
-    def callback(
-        runs: tuple[Path, ...], episodes: int | None, samples: int | None, device: str, out: Path, as_json: bool
-    ) -> None:
-        if any(is_study(folder) for folder in runs):
-            _studies(runs, episodes, out, as_json)
-            return
-        found = [until(read_run(folder), samples) for folder in runs]
-        rows = [
-            describe(run, run.metrics.final_return() if episodes is None else play(run, library, episodes, device))
-            for run in found
-        ]
-        paths = pictures(found, out)
-        if as_json:
-            click.echo(json.dumps({"runs": rows, "pictures": [str(path) for path in paths]}, indent=2))
-        else:
-            click.echo(table(rows))
-            click.echo(f"learning curves: {', '.join(map(str, paths))}")
 
+def command(name: str) -> click.Command:
+    """The command under a name."""
     params = [
         click.Argument(["runs"], nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN..."),
         click.Option(["--episodes"], type=kind("episodes"),
@@ -216,5 +167,24 @@ def main(library: EnvironmentLibrary, argv: Sequence[str] | None = None) -> int:
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
     ]  # fmt: skip
     help_text = "Compare runs: per task the final return, its quartiles, the optimum and the gap; and a picture."
-    command = click.Command("evaluate.py", params=params, callback=callback, help=help_text)
-    return run_command(command, argv)
+    return click.Command(name, params=params, callback=_evaluate, help=help_text)
+
+
+def _evaluate(
+    runs: tuple[Path, ...], episodes: int | None, samples: int | None, device: str, out: Path, as_json: bool
+) -> None:
+    found = [load(folder) for folder in runs]
+    if any(run.is_study for run in found):
+        _studies(found, episodes, out, as_json)
+        return
+    shown = [read(run, samples) for run in found]
+    rows = [
+        describe(one, one.metrics.final_return() if episodes is None else one.run.evaluate(episodes, device))
+        for one in shown
+    ]
+    paths = pictures(shown, out)
+    if as_json:
+        click.echo(json.dumps({"runs": rows, "pictures": [str(path) for path in paths]}, indent=2))
+    else:
+        click.echo(table(rows))
+        click.echo(f"learning curves: {', '.join(map(str, paths))}")

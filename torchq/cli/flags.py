@@ -1,4 +1,4 @@
-"""The flags of train.py: those of the fields of `Config`, with defaults from the table, and few of its own."""
+"""The flags that train: those of the fields of `Config`, with defaults from the table, and few of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from torchq import config
+from torchq.cli.commands import flag
 from torchq.config import ALGOS, PRESETS, Range
+from torchq.errors import spell
 from torchq.presets import resolve, table
 
 
@@ -34,6 +36,18 @@ class Name(click.ParamType):
             hint = f"; did you mean {near[0]}?" if near else ""
             self.fail(f"expected one of {', '.join(self.names)}, got {value!r}{hint}", param, ctx)
         return str(value)
+
+
+class Family(Name):
+    """The name of a family, or where one lies."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """The names, as `--help` shows them."""
+        return super().get_metavar(param, ctx).replace("}", ",module:Family}")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself, or an error that suggests the nearest."""
+        return str(value) if ":" in str(value) else super().convert(value, param, ctx)
 
 
 class Number(click.ParamType):
@@ -84,11 +98,11 @@ def kind(name: str) -> click.ParamType:
 
 
 def _option(name: str, text: str, families: Sequence[str]) -> click.Option:
-    shape, flag = config.shape(name), config.flag(name)
-    text += _default(name, families)
+    shape, spelt = config.shape(name), flag(name)
+    text = spell(text, flag) + _default(name, families)
     if shape.kind is bool:
-        return click.Option([f"{flag}/--no-{flag.removeprefix('--')}"], default=None, help=text)
-    return click.Option([flag], type=kind(name), help=text)
+        return click.Option([f"{spelt}/{flag(name, 'False')}"], default=None, help=text)
+    return click.Option([spelt], type=kind(name), help=text)
 
 
 def _default(name: str, families: Sequence[str]) -> str:
@@ -115,8 +129,9 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
     """All options; those in the table of presets have no default of their own."""
     return [
         click.Option(["--algo"], type=Name(ALGOS), help="Method to train. Required, but for --resume."),
-        click.Option(["--env"], type=Name(families),
-                     help="Family of environments.  [default: pendulum; damped-pendulum for lmi-ql, lmi-qli and lspi]"),
+        click.Option(["--env"], type=Family(families),
+                     help="Family of environments, or your own as module:Family.  "
+                          "[default: pendulum; damped-pendulum for lmi-ql, lmi-qli and lspi]"),
         click.Option(["--preset"], type=Name(PRESETS),
                      help="paper: the authors' online protocol.  [default: default, the batched protocol]"),
         *(_option(name, text, families) for name, text in config.flags().items()),

@@ -83,7 +83,7 @@ class Engine(Protocol):
     """A way to execute the steps of one `Rollout`, of which it is built."""
 
     name: str
-    """As `--engine` calls it."""
+    """As the configuration calls it."""
 
     def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int) -> RunState:
         """Consecutive steps of the behaviour policy with their updates; the state given stays as it was.

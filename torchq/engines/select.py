@@ -77,7 +77,7 @@ def select(
         except UnavailableError as error:
             passed_over[name] = str(error)
     if asked != "auto":
-        raise UsageError(f"--engine: {asked} does not work here ({passed_over[asked]}); use auto")
+        raise UsageError(f"`engine`: {asked} does not work here ({passed_over[asked]}); use auto")
     others = (f"engine {name} passed over: {reason}" for name, reason in passed_over.items() if name != "eager")
     raise UsageError("; ".join([too_large["eager"], *others]))
 

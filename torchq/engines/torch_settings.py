@@ -12,12 +12,17 @@ _WORTH_THREADS = 500_000
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Let PyTorch add in a fixed order on a GPU, where wanted, as it always does on a CPU."""
+def deterministic(wanted: bool, device: str) -> Iterator[None]:
+    """Let PyTorch add in a fixed order on a GPU, where wanted, as it always does on a CPU.
+
+    Elsewhere nothing is touched: PyTorch imports its compiler to change the setting, which takes a second.
+    """
+    if not wanted or device == "cpu":
+        yield
+        return
     before = torch.are_deterministic_algorithms_enabled()
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # As cuBLAS asks for.
-        torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # As cuBLAS asks for.
+    torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:

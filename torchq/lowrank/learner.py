@@ -28,6 +28,10 @@ class Learner(Protocol):
         """
         ...
 
+    def lookup(self, state: Any, index: tuple[Tensor, ...], task: Tensor) -> Tensor:
+        """Q(s, ·) of a flat batch, a task for each; index and task are (batch,), the values (seeds, batch, actions)."""
+        ...
+
     def update(
         self, state: Any, transition: Transition, learning_rate: Tensor, task: Tensor | None = None
     ) -> tuple[Any, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchq import philox
 from torchq.lowrank import cp, optim, td
 from torchq.lowrank.optim import Moments
+from torchq.lowrank.qtensor import QTensor
 from torchq.lowrank.transitions import Transition
 
 Sharing = Literal["stlrq", "lrq", "clrq"]
@@ -133,10 +134,46 @@ class LowRankQ:
         """Q(s, ·) of all tasks in order, or of the one task named; (seeds, tasks, envs, actions)."""
         return self._action_values(state.factors, index, task)
 
+    def lookup(self, state: LowRankState, index: tuple[Tensor, ...], task: Tensor) -> Tensor:
+        """Q(s, ·) of a flat batch, a task for each; index and task are (batch,), the values (seeds, batch, actions)."""
+        group = task if self.groups > 1 else torch.zeros_like(task)
+        first_action = len(state.factors) - len(self.action_sizes)
+        rows = [state.factors[0][:, 0, task]] if self.has_task_mode else []
+        states = state.factors[len(rows) : first_action]
+        rows += [factor[:, group, i] for factor, i in zip(states, index, strict=True)]  # (seeds, batch, rank)
+        actions = cp.khatri_rao(state.factors[first_action:])[:, group]  # (seeds, batch, actions, rank)
+        return (cp.product(rows).unsqueeze(-2) * actions).sum(-1)
+
+    def to_qtensor(self, state: LowRankState, run: int = 0) -> QTensor:
+        """The Q-tensor of one run, its modes in the order states, actions, tasks.
+
+        Here the task factor is the first, there the last. The tensors of `lrq`, one for each of M tasks, become one of
+        rank M·K: component (m, k) has T[m, (m, k)] = 1 in the task mode, and zeros else.
+
+        Args:
+            state: factors of all runs.
+            run: which of them, from 0.
+        """
+        factors = [factor[run] for factor in state.factors]  # (groups, size, rank)
+        if self.has_task_mode:
+            factors = [*factors[1:], factors[0]]
+        if self.groups > 1:
+            factors = [factor.movedim(0, 1).flatten(1) for factor in factors]  # (size, groups · rank)
+            factors.append(torch.eye(self.groups).to(factors[0]).repeat_interleave(self.rank, 1))
+        else:
+            factors = [factor[0] for factor in factors]
+        sizes = {"num_state_modes": len(self.state_sizes), "num_action_modes": len(self.action_sizes)}
+        return QTensor.from_cp((None, factors), **sizes)
+
     def update(
         self, state: LowRankState, transition: Transition, learning_rate: Tensor, task: Tensor | None = None
     ) -> tuple[LowRankState, Tensor]:
-        """State after one batch of transitions of all tasks, or of the one named; and δ before it."""
+        """State after one batch of transitions of all tasks, or of the one named; and δ before it.
+
+        Raises:
+            ValueError: if the batch is not shaped (seeds, tasks, envs), with the seeds of the state and these tasks.
+        """
+        transition.check(len(state.factors[0]), self.num_tasks if task is None else len(task), len(self.state_sizes))
         modes = tuple(range(len(self.sizes)))
         blocks = [(mode,) for mode in modes] if self.update_order == "block" else [modes]
         first_error = None

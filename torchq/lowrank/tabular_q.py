@@ -57,10 +57,20 @@ class TabularQ:
         cells = self._row(index).unsqueeze(-1) * self.num_actions + actions
         return state.table.gather(-1, cells.flatten(-2)).view(cells.shape)
 
+    def lookup(self, state: TabularState, index: tuple[Tensor, ...], task: Tensor) -> Tensor:
+        """Q(s, ·) of a flat batch, a task for each; index and task are (batch,), the values (seeds, batch, actions)."""
+        cells = self._row(index).unsqueeze(-1) * self.num_actions + torch.arange(self.num_actions, device=task.device)
+        return state.table[:, task.unsqueeze(-1), cells]
+
     def update(
         self, state: TabularState, transition: Transition, learning_rate: Tensor, task: Tensor | None = None
     ) -> tuple[TabularState, Tensor]:
-        """State after one batch of transitions, and δ before it."""
+        """State after one batch of transitions, and δ before it.
+
+        Raises:
+            ValueError: if the batch is not shaped (seeds, tasks, envs), with the seeds and tasks of the state.
+        """
+        transition.check(len(state.table), self.num_tasks, len(self.state_sizes))
         cells = self._row(transition.state_index) * self.num_actions + transition.action
         next_values = self.action_values(state, transition.next_state_index, task)
         error = td.td_error(state.table.gather(-1, cells), transition.reward, transition.discount, next_values)

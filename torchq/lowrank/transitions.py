@@ -20,3 +20,26 @@ class Transition(NamedTuple):
     """γ, or 0 where the step terminated (a truncated one keeps γ)."""
     next_state_index: tuple[Tensor, ...]
     """Row of each state mode after the step, before any reset."""
+
+    def check(self, seeds: int, tasks: int, num_modes: int) -> None:
+        """See that every field is shaped (seeds, tasks, envs), which would broadcast silently if it were not.
+
+        Args:
+            seeds: runs of the learner's state.
+            tasks: of the batch.
+            num_modes: state modes of the learner.
+
+        Raises:
+            ValueError: naming the first field that is not.
+        """
+        shape = (seeds, tasks, *self.reward.shape[2:])
+        rows = {"state_index": self.state_index, "next_state_index": self.next_state_index}
+        for name, indices in rows.items():
+            if len(indices) != num_modes:
+                raise ValueError(f"{name}: expected {num_modes} tensors, one per state mode, got {len(indices)}")
+        fields = {"reward": (self.reward,), "action": (self.action,), "discount": (self.discount,), **rows}
+        for name, tensors in fields.items():
+            for tensor in tensors:
+                if tensor.shape != shape or len(shape) != 3:
+                    expected = f"the shape ({seeds} seeds, {tasks} tasks, envs), alike in all fields"
+                    raise ValueError(f"{name}: expected {expected}, got {tuple(tensor.shape)}")

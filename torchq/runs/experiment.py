@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchq import tree
+from torchq import families, tree
 from torchq.config import Config
 from torchq.engines import protocols
 from torchq.engines.contract import Engine, LearnerState, RunState, Statistics
@@ -23,24 +23,10 @@ from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.tabular_q import TabularQ
 from torchq.runs import memory
 
-_CONTRACT = (
+CONTRACT = (
     "name", "terminates", "num_actions", "episode_length", "num_reset_uniforms", "num_step_uniforms", "grid_low",
     "grid_high", "grid_sizes", "sample_tasks", "reset", "step", "observe",
 )  # fmt: skip
-
-
-class EnvironmentLibrary(Protocol):
-    """What training asks of a package of environments; `envs` is one."""
-
-    FAMILIES: dict[str, Callable[[], Any]]
-
-    def stack_tasks(self, tasks: Any, *, device: Any, dtype: Any) -> Any:
-        """One parameters dataclass of tensors from a list of them."""
-        ...
-
-    def optimal_returns(self, env: Any, tasks: list[Any], device: Any) -> list[float] | None:
-        """Optimal return of each task, or None where it is not known."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +61,11 @@ class Experiment:
         return evaluate(self.rollout, self.engine, policy, evaluation, self.config.eval_episodes)
 
 
+def make_grid(config: Config, env: Environment) -> Grid:
+    """From observations to rows of the state modes, as a configuration asks for."""
+    return Grid(env.grid_low, env.grid_high, env.grid_sizes, joint=config.state_modes == "joint")
+
+
 def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -> Learner:
     """The learner that a configuration asks for.
 
@@ -83,7 +74,7 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
     """
     if config.task_weights and len(config.task_weights) != num_tasks:
         raise UsageError(
-            f"--task-weights: expected one weight for each of {num_tasks} tasks, got {len(config.task_weights)}"
+            f"`task_weights`: expected one weight for each of {num_tasks} tasks, got {len(config.task_weights)}"
         )
     if config.algo == "tabular":
         return TabularQ(grid.mode_sizes, num_actions, num_tasks)
@@ -111,29 +102,27 @@ def device_name(device: str) -> str:
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise UsageError("--device: expected a machine with a CUDA GPU for cuda, found none; use cpu or auto")
+        raise UsageError("`device`: expected a machine with a CUDA GPU for cuda, found none; use cpu or auto")
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 
-def prepare(
-    config: Config, library: EnvironmentLibrary, warm_start: Callable[[Config, Rollout, Any], Any] | None = None
-) -> Experiment:
+def prepare(config: Config, env: Any, warm_start: Callable[[Config, Rollout, Any], Any] | None = None) -> Experiment:
     """Build everything of a run in memory, with the engine chosen; writes nothing.
 
     Args:
         config: hyper-parameters.
-        library: the environments.
+        env: the family.
         warm_start: from the cold state of the learner to another, before the engine is tried on it.
 
     Raises:
         UsageError: if the configuration contradicts the environment, or the run does not fit in memory.
     """
-    env = _environment(config, library)
-    task_list = env.sample_tasks(config.num_tasks)  # type: ignore[attr-defined]
+    families.check(env, CONTRACT, "discrete actions and a grid", config.algo)
+    task_list = env.sample_tasks(config.num_tasks)
     config = config.replace(num_tasks=len(task_list), device=device_name(config.device))
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
-    tasks = library.stack_tasks(task_list, device=device, dtype=dtype)
-    grid = Grid(env.grid_low, env.grid_high, env.grid_sizes, joint=config.state_modes == "joint")
+    tasks = families.stack_tasks(task_list, device=device, dtype=dtype)
+    grid = make_grid(config, env)
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype)
@@ -148,13 +137,3 @@ def prepare(
     engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
     notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
     return Experiment(config.replace(engine=engine.name), rollout, task_list, engine, state, notes)
-
-
-def _environment(config: Config, library: EnvironmentLibrary) -> Environment:
-    if config.env not in library.FAMILIES:
-        raise UsageError(f"--env: expected one of {', '.join(library.FAMILIES)}, got {config.env!r}")
-    env: Environment = library.FAMILIES[config.env]()
-    missing = [name for name in _CONTRACT if not hasattr(env, name)]
-    if missing:
-        raise UsageError(f"--env: expected an environment with {', '.join(missing)}, but {type(env).__name__} has none")
-    return env

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,51 +19,50 @@ CONFIG = "config.json"
 SUMMARY = "summary.json"
 
 
-def new_config(out: Path | None, given: dict[str, Any]) -> Config:
-    """Configuration of a run that does not exist yet, from the flags given.
+def new_config(out: Path | None, given: Mapping[str, Any]) -> Config:
+    """Configuration of a run that does not exist yet, from what is given.
 
     Raises:
-        UsageError: if a flag is missing or wrong, or the folder holds something already.
+        UsageError: if an argument is missing or wrong, or the folder holds something already.
     """
     if "algo" not in given:
-        raise UsageError(f"--algo: expected one of {', '.join(ALGOS)}, got nothing")
+        raise UsageError(f"`algo`: expected one of {', '.join(ALGOS)}, got nothing")
     if out is not None:
         _check_free(out)
-    flags = dict(given)
-    return resolve(
-        flags.pop("algo"), flags.pop("env", _default_env(given["algo"])), flags.pop("preset", "default"), flags
-    )
+    rest = dict(given)
+    return resolve(rest.pop("algo"), rest.pop("env", _default_env(given["algo"])), rest.pop("preset", "default"), rest)
 
 
 def _default_env(algo: str) -> str:
     return "damped-pendulum" if algo in QUADRATIC_ALGOS else "pendulum"
 
 
-def resumed_config(out: Path | None, given: dict[str, Any]) -> Config:
-    """Configuration of the run in a folder, with which all flags given must agree.
+def resumed_config(out: Path | None, given: Mapping[str, Any]) -> Config:
+    """Configuration of the run in a folder, with which all that is given must agree.
 
     Two may differ: the device, and the number of episodes if there are more of them.
 
     Raises:
-        UsageError: if there is no run in the folder, it cannot be read, or a flag contradicts it.
+        UsageError: if there is no run in the folder, it cannot be read, or an argument contradicts it.
     """
     if out is None:
-        raise UsageError("--resume: expected --out with the folder of the run to continue")
+        raise UsageError("`resume`: expected `out` with the folder of the run to continue")
     if not out.is_dir():
         state = "is not a folder" if out.exists() else "does not exist"
-        raise UsageError(f"--resume: expected the folder of a run, but {out} {state}")
+        raise UsageError(f"`resume`: expected the folder of a run, but {out} {state}")
     if not (out / CONFIG).exists():
         return new_config(out, given)
     config = read_config(out)
-    for name, value in given.items():
-        stored = getattr(config, name)
+    wanted = config.replace(**given)
+    for name in given:
+        stored, value = getattr(config, name), getattr(wanted, name)
         if name == "episodes" and value > stored:
             config = _extended(config, value)
         elif name == "device":
             config = config.replace(device=value)
         elif value != stored and value != "auto":
             came = f"expected {_shown(stored)}, as in the run to continue, got {_shown(value)}; leave it out"
-            raise UsageError(f"--{name.replace('_', '-')}: {came}")
+            raise UsageError(f"`{name}`: {came}")
     return config
 
 
@@ -106,7 +105,7 @@ def claim(out: Path | None, config: Config, *, resume: bool) -> Iterator[Path]:
         UsageError: if another process holds it, or made a run there in the meantime.
     """
     if out is None:
-        out = _make_numbered(Path("runs"), f"{config.algo}-{config.env}")
+        out = _make_numbered(Path("runs"), f"{config.algo}-{config.env.replace(':', '-')}")
     out.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(out, os.O_RDONLY)
     try:
@@ -126,7 +125,7 @@ def _lock(descriptor: int, out: Path) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"--out: another process is training in {out}; name another folder") from error
+            raise UsageError(f"`out`: another process is training in {out}; name another folder") from error
 
 
 def _make_numbered(parent: Path, prefix: str) -> Path:
@@ -143,18 +142,18 @@ def _make_numbered(parent: Path, prefix: str) -> Path:
 
 def _check_free(out: Path) -> None:
     if out.exists() and not out.is_dir():
-        raise UsageError(f"--out: expected a folder, got the file {out}")
+        raise UsageError(f"`out`: expected a folder, got the file {out}")
     if (out / CONFIG).exists():
-        raise UsageError(f"--out: {out} already holds a run; continue it with --resume, or name another folder")
+        raise UsageError(f"`out`: {out} already holds a run; continue it with `resume=True`, or name another folder")
     if out.exists() and any(path.suffix != ".tmp" for path in out.iterdir()):
-        raise UsageError(f"--out: expected a new or empty folder, but {out} holds other files; name another folder")
+        raise UsageError(f"`out`: expected a new or empty folder, but {out} holds other files; name another folder")
 
 
 def _extended(config: Config, episodes: int) -> Config:
     if config.episodes % config.eval_every:
         raise UsageError(
-            f"--episodes: the run to continue has {config.episodes}, which --eval-every {config.eval_every} does not "
-            "divide, so that a longer run would differ; leave the flag out"
+            f"`episodes`: the run to continue has {config.episodes}, which `eval_every={config.eval_every}` does not "
+            "divide, so that a longer run would differ; leave it out"
         )
     return config.replace(episodes=episodes)
 

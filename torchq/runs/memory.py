@@ -94,15 +94,15 @@ def _advice(config: Config, rollout: Rollout, need: Need, free: int) -> str | No
     came = f"this one needs about {_shown(total)}, {_shown(free)} are free"
     fitting = (free - need.learner) // need.per_env
     if fitting >= 1:
-        return f"--num-envs: expected a run that fits in memory, but {came}; up to {fitting:,} would fit"
+        return f"`num_envs`: expected a run that fits in memory, but {came}; up to {fitting:,} would fit"
     runs = len(rollout.seeds) * free // (need.learner + need.per_env)
     if runs >= 1:
         return (
-            f"--num-seeds: expected a run that fits in memory, but {came}; with --num-envs 1, up to {runs:,} would fit"
+            f"`num_seeds`: expected a run that fits in memory, but {came}; with `num_envs=1`, up to {runs:,} would fit"
         )
     share = free / (need.learner + need.per_env) * len(rollout.seeds)
     advice = f"with one seed and environment, {share:.1%} of these tasks times this rank would fit"
-    return f"--num-tasks, --rank: expected a run that fits in memory, but {came}; {advice}"
+    return f"`num_tasks`, `rank`: expected a run that fits in memory, but {came}; {advice}"
 
 
 def _shown(count: int) -> str:

@@ -11,40 +11,43 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchq import families
 from torchq.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from torchq.config import Config
 from torchq.errors import CheckpointError
 from torchq.quadratic.forms import Quadratic
 from torchq.runs.folder import SUMMARY
 from torchq.runs.metrics import METRICS
-from torchq.runs.study import Case, Row, Run, make_case, run_seed
+from torchq.runs.study import Case, Outcome, Row, make_case, run_seed
 from torchq.runs.study_results import COLUMNS, by_samples, plot_study, quartiles, read_rows
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
 
 
-class ControlLibrary(Protocol):
-    """What the study asks of a package of environments."""
-
-    CONTROL_FAMILIES: dict[str, Any]
-
-    def stack_tasks(self, tasks: Any, *, device: Any, dtype: Any) -> Any:
-        """One parameters dataclass of tensors from a list of them."""
-        ...
+_CONTRACT = (
+    "name", "gamma", "episode_length", "noise", "exploration_high", "unstable_state", "sample_tasks",
+    "exploration_std", "reset", "place", "step", "observe", "features", "believed", "cancelling", "linearised",
+    "reward_weights",
+)  # fmt: skip
 
 
-def make_cases(config: Config, library: ControlLibrary) -> list[Case]:
-    """The tasks of a configuration with their baselines."""
-    env = library.CONTROL_FAMILIES[config.env]()
+def make_cases(config: Config, family: Any) -> list[Case]:
+    """The tasks of a configuration with their baselines.
+
+    Raises:
+        UsageError: if the family has no continuous controls.
+    """
+    env = families.with_controls(family)
+    families.check(env, _CONTRACT, "continuous controls", config.algo)
     return [
-        make_case(env, task, library.stack_tasks([task], device="cpu", dtype=torch.float64), index)
+        make_case(env, task, families.stack_tasks([task], dtype=torch.float64), index)
         for index, task in enumerate(env.sample_tasks(config.num_tasks))
     ]
 
@@ -83,8 +86,7 @@ def run_study(
             writer.writerow(COLUMNS)
         done = len(record.learnt)
         seeds = range(config.seed + done, config.seed + config.num_seeds)
-        job = partial(run_seed, config, cases, starts)
-        bar = tqdm(_map(job, seeds), total=config.num_seeds, initial=done, unit="run",
+        bar = tqdm(_outcomes(config, cases, starts, seeds), total=config.num_seeds, initial=done, unit="run",
                    disable=None if progress is None else not progress)  # fmt: skip
 
         def save() -> None:
@@ -121,11 +123,11 @@ class Record(NamedTuple):
     wall_time: float
     """Before this process began."""
 
-    def add(self, run: Run) -> None:
+    def add(self, run: Outcome) -> None:
         """Append a run."""
         self.rows.extend(run.rows)
-        self.learnt.append(run.learnt)
-        self.seconds.append(run.seconds)
+        self.learnt.append(Quadratic(*map(torch.from_numpy, run.learnt)))
+        self.seconds.append(torch.from_numpy(run.seconds))
         self.failures.extend(run.failures)
         self.findings.extend(run.findings)
 
@@ -155,15 +157,34 @@ def _restore(tensors: dict[str, Tensor], counters: dict[str, Any], path: Path, r
     return Record(_keep(path, len(learnt) * rows_per_run), learnt, seconds, failures, findings, wall_time)
 
 
-def _map(job: Callable[[int], Run], seeds: range) -> Iterator[Run]:
-    """Results in the order of the seeds, from as many processes as there are processors."""
+def _outcomes(config: Config, cases: list[Case], starts: Quadratic | None, seeds: range) -> Iterator[Outcome]:
+    """Outcomes in the order of the seeds, from as many processes as there are processors.
+
+    A process finds its family by name, and what it gives back is NumPy's: tensors between processes cost a file
+    descriptor each.
+    """
     workers = min(os.cpu_count() or 1, len(seeds))
     if workers <= 1 or len(seeds) < 4:
-        yield from map(job, seeds)
+        yield from (run_seed(config, cases, starts, seed) for seed in seeds)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(job, seeds)
+    given = None if starts is None else [part.numpy() for part in starts]
+    with ProcessPoolExecutor(workers, context, _begin, (config, given)) as pool:
+        yield from pool.map(_run_seed, seeds)
+
+
+_job: Callable[[int], Outcome]
+"""In a process of its own: from a seed to its outcome."""
+
+
+def _begin(config: Config, starts: list[np.ndarray] | None) -> None:
+    global _job
+    cases = make_cases(config, families.make(config.env))
+    _job = partial(run_seed, config, cases, None if starts is None else Quadratic(*map(torch.from_numpy, starts)))
+
+
+def _run_seed(seed: int) -> Outcome:
+    return _job(seed)
 
 
 def _keep(path: Path, count: int) -> list[Row]:

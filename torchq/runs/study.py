@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -209,14 +210,14 @@ def value_bound(constraint: str, plan: Design, p: int) -> Tensor:
     return bound
 
 
-class Run(NamedTuple):
+class Outcome(NamedTuple):
     """What one run of the study leaves."""
 
     rows: list[Row]
     """By task, then by size."""
-    learnt: Quadratic
+    learnt: list[np.ndarray]
     """P, S and R, (tasks, sizes, …)."""
-    seconds: Tensor
+    seconds: np.ndarray
     """Wall time of each fit, (tasks, sizes)."""
     failures: list[str]
     """One line for each failed solve."""
@@ -224,7 +225,7 @@ class Run(NamedTuple):
     """What the diagnosis says of each task's largest data set."""
 
 
-def run_seed(config: Config, cases: list[Case], starts: Quadratic | None, seed: int) -> Run:
+def run_seed(config: Config, cases: list[Case], starts: Quadratic | None, seed: int) -> Outcome:
     """All sizes of one run, for each task.
 
     Args:
@@ -254,8 +255,8 @@ def run_seed(config: Config, cases: list[Case], starts: Quadratic | None, seed: 
         rows += _rows(config, case, case_fits, seed)
         fits += case_fits
     shape = (len(cases), len(config.sizes))
-    learnt = Quadratic(*(torch.stack(parts).unflatten(0, shape) for parts in zip(*(f.q for f in fits), strict=True)))
-    return Run(rows, learnt, torch.tensor(seconds, dtype=_DTYPE).view(shape), failures, findings)
+    learnt = [torch.stack(parts).unflatten(0, shape).numpy() for parts in zip(*(f.q for f in fits), strict=True)]
+    return Outcome(rows, learnt, np.array(seconds).reshape(shape), failures, findings)
 
 
 def _rows(config: Config, case: Case, fits: list[Fit], seed: int) -> list[Row]:

@@ -17,9 +17,10 @@ from torchq.config import Config
 from torchq.engines.contract import RunState, Statistics
 from torchq.engines.rollout import Rollout
 from torchq.errors import CheckpointError, DivergedError
-from torchq.runs.experiment import EnvironmentLibrary, Experiment
+from torchq.runs.experiment import Experiment
 from torchq.runs.folder import SUMMARY
 from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
+from torchq.runs.optimum import optimal_returns
 from torchq.runs.plotting import Curve, plot_learning_curves
 from torchq.versions import versions
 
@@ -50,7 +51,6 @@ class Position(NamedTuple):
 @torch.no_grad()
 def train(
     experiment: Experiment,
-    library: EnvironmentLibrary,
     folder: Path,
     *,
     start: Position | None = None,
@@ -60,7 +60,6 @@ def train(
 
     Args:
         experiment: from `prepare`.
-        library: the environments.
         folder: the run folder, with its config.json.
         start: where to go on, from `load`; None for a new run.
         progress: whether to show a bar; None shows it on a terminal.
@@ -116,13 +115,13 @@ def train(
         bar.close()
         board.close()
         metrics.close()
-    return _finish(experiment, library, folder, here.seconds)
+    return _finish(experiment, folder, here.seconds)
 
 
 def _diverged(what: str, first: int, last: int) -> str:
     return (
         f"training stopped: {what} became NaN or infinite between episodes {first} and {last}; the last good "
-        "checkpoint is kept; check the environment's rewards, or lower --learning-rate"
+        "checkpoint is kept; check the environment's rewards, or lower `learning_rate`"
     )
 
 
@@ -206,11 +205,11 @@ def load(experiment: Experiment, folder: Path) -> Position:
     return here
 
 
-def _finish(experiment: Experiment, library: EnvironmentLibrary, folder: Path, wall_time: float) -> dict[str, Any]:
+def _finish(experiment: Experiment, folder: Path, wall_time: float) -> dict[str, Any]:
     """Write summary.json and learning_curve.png."""
     config, rollout = experiment.config, experiment.rollout
     wanted = config.optimal if config.optimal is not None else len(experiment.task_list) <= MAX_TASKS_FOR_OPTIMUM
-    optimal = library.optimal_returns(rollout.env, experiment.task_list, rollout.seeds.device) if wanted else None
+    optimal = optimal_returns(rollout.env, experiment.task_list, rollout.device) if wanted else None
     metrics = read_metrics(folder, config.num_seeds, len(experiment.task_list))
     low, median, high = np.percentile(metrics.final_return(), [25, 50, 75], axis=0)
     samples = config.episodes * rollout.env.episode_length * config.num_envs

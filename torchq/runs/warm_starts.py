@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,16 +18,10 @@ from torchq.lowrank.qtensor import QTensor
 from torchq.quadratic.forms import Quadratic, form
 from torchq.quadratic.sdp import CONTROL_FLOOR
 from torchq.runs import conversion
-from torchq.runs.experiment import EnvironmentLibrary
+from torchq.runs.experiment import CONTRACT, make_grid
 from torchq.runs.folder import read_config
-from torchq.runs.monte_carlo import ControlLibrary, make_cases
+from torchq.runs.monte_carlo import make_cases
 from torchq.runs.study import Case
-
-
-class BothWorlds(EnvironmentLibrary, ControlLibrary, Protocol):
-    """What a warm start asks of a package of environments."""
-
-    FAMILIES: dict[str, Callable[[], Any]]
 
 
 class _Source(NamedTuple):
@@ -37,8 +30,8 @@ class _Source(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState, library: BothWorlds) -> LowRankState:
-    """The learner's state with the factors of `--warm-start` in the place of its cold ones.
+def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState) -> LowRankState:
+    """The learner's state with the factors of `warm_start` in the place of its cold ones.
 
     From a quadratic run, Q(x, u) of its largest data set is written down on the grid for all tasks, and TensorLy's
     `parafac` decomposes it; from a run of the same algo, the factors themselves. Run s starts from the
@@ -50,7 +43,7 @@ def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState, library
     source = _read(config, config.num_tasks, (*QUADRATIC_ALGOS, config.algo))
     if source.config.algo == config.algo:
         return cold._replace(factors=tuple(_copied(source, cold.factors, rollout.seeds)))
-    cases, used = make_cases(config, library), rollout.seeds % _num_runs(source)
+    cases, used = make_cases(config, rollout.env), rollout.seeds % _num_runs(source)
     factors = [factor.clone() for factor in cold.factors]
     for run in used.unique().tolist():
         table = _table(cases, _learnt(source, run), rollout.env, rollout.grid)
@@ -61,15 +54,17 @@ def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState, library
     return cold._replace(factors=tuple(factors))
 
 
-def quadratic_starts(config: Config, cases: list[Case], library: BothWorlds) -> Quadratic:
-    """Quadratic Q-functions (runs, tasks, …) nearest to the Q-tensors of `--warm-start` where data are collected.
+def quadratic_starts(config: Config, cases: list[Case], env: Any) -> Quadratic:
+    """Quadratic Q-functions (runs, tasks, …) nearest to the Q-tensors of `warm_start` where data are collected.
 
     Raises:
         UsageError: if the source does not fit.
     """
+    if not all(hasattr(env, name) for name in CONTRACT):
+        came = f"got {config.env}"
+        raise UsageError(f"`warm_start`: expected a family that low-rank learners know too, such as pendulum, {came}")
     source = _read(config, len(cases), LOW_RANK_ALGOS)
-    env = library.FAMILIES[config.env]()
-    grid = Grid(env.grid_low, env.grid_high, env.grid_sizes, joint=source.config.state_modes == "joint")
+    grid = make_grid(source.config, env)
     near = (_states(grid).abs() <= torch.tensor(cases[0].env.exploration_high)).all(-1)
     x = _states(grid)[near]
     indices = grid.index(x)
@@ -92,14 +87,14 @@ def _read(config: Config, num_tasks: int | None, algos: tuple[str, ...]) -> _Sou
     source = read_config(folder)
     if source.algo not in algos or source.env != config.env:
         raise UsageError(
-            f"--warm-start: expected a run of {' or '.join(algos)} on {config.env}, got {source.algo} on {source.env}"
+            f"`warm_start`: expected a run of {' or '.join(algos)} on {config.env}, got {source.algo} on {source.env}"
         )
     loaded = load_checkpoint(folder / "checkpoint", source.algo)
     if loaded is None:
-        raise UsageError(f"--warm-start: {folder} holds no checkpoint; let its run finish first")
+        raise UsageError(f"`warm_start`: {folder} holds no checkpoint; let its run finish first")
     found = source.num_tasks if source.algo in LOW_RANK_ALGOS else loaded[0]["learnt.P"].shape[1]
     if found != num_tasks:
-        raise UsageError(f"--warm-start: expected a run with {num_tasks} tasks, got {found}; use --num-tasks {found}")
+        raise UsageError(f"`warm_start`: expected a run with {num_tasks} tasks, got {found}; use `num_tasks={found}`")
     return _Source(folder, source, loaded[0])
 
 
@@ -118,8 +113,8 @@ def _copied(source: _Source, cold: tuple[Tensor, ...], seeds: Tensor) -> list[Te
         stored = source.tensors[f"learner.factors.{mode}"]
         if stored.shape[1:] != factor.shape[1:]:
             raise UsageError(
-                f"--warm-start: expected factors of {tuple(factor.shape[1:])}, got {tuple(stored.shape[1:])}; "
-                "use the source's --rank and --state-modes"
+                f"`warm_start`: expected factors of {tuple(factor.shape[1:])}, got {tuple(stored.shape[1:])}; "
+                "use the source's `rank` and `state_modes`"
             )
         factors.append(stored.to(factor)[seeds % len(stored)])
     return factors

@@ -54,7 +54,7 @@ def _checked(rollout: Rollout) -> LowRankQ:
     if learner.optimizer != "adamax" or learner.normalised or len(learner.action_sizes) != 1:
         raise UnavailableError("it needs plain Adamax steps and one action mode")
     if learner.update_order == "block" and rollout.num_envs != 1:
-        raise UnavailableError("blocks of modes need --num-envs 1")
+        raise UnavailableError("blocks of modes need `num_envs=1`")
     if learner.update_order == "joint" and learner.num_sweeps != 1:
         raise UnavailableError("joint updates need one sweep")
     if learner.update_order == "joint" and max(rollout.grid.mode_sizes) > MAX_ROWS:

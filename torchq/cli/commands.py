@@ -1,0 +1,50 @@
+"""What the commands share: errors of one line in the words of their flags, and exit codes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import click
+
+from torchq.errors import Interrupted, TorchqError
+
+
+def flag(name: str, value: str | None = None) -> str:
+    """An argument as the command line writes it."""
+    if name == "folder":
+        return "RUN"
+    spelt = "--" + name.replace("_", "-")
+    if value in (None, "True"):
+        return spelt
+    return "--no-" + spelt[2:] if value == "False" else f"{spelt} {value}"
+
+
+def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
+    """Run a click command; errors become one line on standard error and exit code 2, Ctrl-C exit code 130."""
+    try:
+        return command.main(args=argv, prog_name=command.name, standalone_mode=False) or 0
+    except click.NoSuchOption as error:
+        params = error.ctx.command.params if error.ctx else command.params
+        near = difflib.get_close_matches(error.option_name, [o for p in params for o in p.opts], n=1)
+        message = f"{error.option_name}: no such flag" + (f"; did you mean {near[0]}?" if near else "; see --help")
+    except click.MissingParameter as error:
+        message = error.format_message()
+    except click.BadParameter as error:
+        name = error.param.opts[0] if error.param else "arguments"
+        message = f"{name}: {error.message}"
+    except click.ClickException as error:
+        message = error.format_message()
+    except TorchqError as error:
+        message = error.spelt(flag)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}"
+    except UnicodeEncodeError:
+        message = "arguments: expected text that UTF-8 can encode; rename the folder"
+    except (click.Abort, KeyboardInterrupt) as error:
+        cause = error.__cause__ if isinstance(error, click.Abort) else error
+        click.echo(cause.spelt(flag) if isinstance(cause, Interrupted) else "interrupted", err=True)
+        return 130
+    line = "error: " + " ".join(message.split())
+    click.echo(line.encode(errors="backslashreplace").decode(), err=True)
+    return 2

@@ -1,0 +1,19 @@
+"""The command `torchq`, also `python -m torchq`: train and evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+import torchq
+from torchq.cli import evaluate, train
+from torchq.cli.commands import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `torchq`; returns the exit code."""
+    commands = [train.command("train"), evaluate.command("evaluate")]
+    help_text = "Value functions for many related tasks at once. Every command has a --help of its own."
+    group = click.Group("torchq", commands=commands, help=help_text)
+    return run_command(click.version_option(torchq.__version__, package_name="torchq")(group), argv)

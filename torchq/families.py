@@ -1,0 +1,141 @@
+"""Families of environments by name: those that packages register, and any other as `module:Family`.
+
+A package registers a family as an entry point of the group `torchq.environments`:
+
+    [project.entry-points."torchq.environments"]
+    my-family = "my_package.my_module:MyFamily"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchq.errors import UsageError
+
+GROUP = "torchq.environments"
+
+
+def names() -> tuple[str, ...]:
+    """Names of all registered families, in order."""
+    return tuple(sorted(_registered()))
+
+
+def make(name: str) -> Any:
+    """The family of a name, or of `module:Family`, which is looked for in the current folder too.
+
+    Raises:
+        UsageError: if there is none, or it cannot be imported or made.
+    """
+    found = _by_path(name) if ":" in name else _by_name(name)
+    if not callable(found):
+        return found
+    try:
+        return found()
+    except Exception as error:  # Whatever a user's class raises.
+        raise UsageError(f"`env`: {name} cannot be made without arguments ({_shown(error)})") from error
+
+
+def with_controls(family: Any) -> Any:
+    """The same family with continuous controls, which quadratic learners need: itself, or what it says it is."""
+    other = hasattr(family, "with_controls") and not hasattr(family, "features")
+    return family.with_controls() if other else family
+
+
+def check(family: Any, contract: Sequence[str], kind: str, algo: str) -> None:
+    """See that a family has what a learner asks of it.
+
+    Args:
+        family: an environment.
+        contract: names of the methods and attributes.
+        kind: what a family that has them is called.
+        algo: the method.
+
+    Raises:
+        UsageError: naming what is missing.
+    """
+    if missing := [name for name in contract if not hasattr(family, name)]:
+        came = f"{type(family).__name__} has no {', '.join(missing)}"
+        raise UsageError(f"`env`: expected a family with {kind} for `algo={algo}`, but {came}")
+
+
+def stack_tasks(tasks: Sequence[Any], *, device: torch.device | str = "cpu", dtype: torch.dtype) -> Any:
+    """One parameters dataclass with fields shaped (tasks, 1) from one dataclass of numbers per task."""
+    fields = {
+        field.name: torch.tensor([[getattr(task, field.name)] for task in tasks], device=device, dtype=dtype)
+        for field in dataclasses.fields(tasks[0])
+    }
+    return type(tasks[0])(**fields)
+
+
+def _registered() -> dict[str, metadata.EntryPoint]:
+    return {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+
+
+def _by_name(name: str) -> Any:
+    known = _registered()
+    if name not in known:
+        if not known:
+            raise UsageError("`env`: no families are registered; install torchq again (pip install torchq)")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"`env`: expected one of {', '.join(names())}, or module:Family, got {name!r}{hint}")
+    entry = known[name]
+    try:
+        return _visible(entry).load()
+    except Exception as error:  # Whatever importing raises.
+        raise UsageError(f"`env`: {name} ({entry.value}) cannot be imported ({_shown(error)})") from error
+
+
+def _visible(entry: metadata.EntryPoint) -> metadata.EntryPoint:
+    """The entry point, of torchq's own families under another name where a folder or package hides theirs.
+
+    They lie in a package `envs` beside torchq, and many a project has a folder of that name.
+    """
+    package, _, rest = entry.module.partition(".")
+    home = Path(__file__).resolve().parents[1] / package / "__init__.py"
+    if entry.dist is None or entry.dist.name != "torchq" or not home.exists() or _origin(package) == home:
+        return entry
+    alias = f"torchq_{package}"
+    if alias not in sys.modules:
+        spec = util.spec_from_file_location(alias, home, submodule_search_locations=[str(home.parent)])
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[alias] = util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[alias])
+    module = f"{alias}.{rest}" if rest else alias
+    return metadata.EntryPoint(entry.name, f"{module}:{entry.attr}", entry.group)
+
+
+def _origin(package: str) -> Path | None:
+    """The file that importing a package runs, or has run."""
+    spec = getattr(sys.modules[package], "__spec__", None) if package in sys.modules else util.find_spec(package)
+    return Path(spec.origin).resolve() if spec is not None and spec.origin else None
+
+
+def _by_path(name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # Commands do not look there by themselves; after all else, so that nothing is hidden.
+        sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"`env`: expected module:Family, but {name} needs {error.name}, which is not found") from error
+    except Exception as error:  # Whatever importing raises.
+        raise UsageError(f"`env`: {name} cannot be imported ({_shown(error)})") from error
+    return found
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]

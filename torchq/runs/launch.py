@@ -1,0 +1,154 @@
+"""Start a run or go on with one: what `torchq.train` and `train.py` have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchq import families
+from torchq.config import QUADRATIC_ALGOS, Config
+from torchq.engines import torch_settings
+from torchq.errors import Interrupted, TorchqError, UsageError, keyword, spell
+from torchq.runs import training
+from torchq.runs.experiment import Experiment, prepare
+from torchq.runs.folder import claim, new_config, resumed_config, write_config
+from torchq.runs.monte_carlo import make_cases, run_study
+from torchq.runs.run import Run
+from torchq.runs.warm_starts import quadratic_starts, start_low_rank
+
+Tell = Callable[[str, int], None]
+"""Takes a line for the user, arguments in backquotes, and its level of `logging`."""
+
+_LOG = logging.getLogger("torchq")
+
+
+def train(*, out: str | Path | None = None, resume: bool = False, progress: bool | None = None, **settings: Any) -> Run:
+    """Train one learner on a family of tasks, as `train.py` does, and leave a run folder.
+
+        run = torchq.train(algo="stlrq", env="pendulum", episodes=50, out="runs/a")
+
+    Ctrl-C keeps what is learnt; go on with `torchq.train(out="runs/a", resume=True)`. What the command line prints goes
+    to the logger "torchq".
+
+    Args:
+        out: run folder; None takes the first free `runs/ALGO-ENV-N`.
+        resume: go on with the run in `out`, with its configuration; more `episodes` extend it.
+        progress: whether to show a bar; None shows it on a terminal.
+        settings: `algo` ("stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli" or "lspi"), and any of `env`, `preset`
+            and the fields of `torchq.config.Config`, which `train.py --help` explains; None is as good as left out.
+
+    Raises:
+        UsageError: a ValueError, if a setting is not as expected.
+        TorchqError: if the run cannot go on, as when its values diverge.
+    """
+    given = {name: _plain(value) for name, value in settings.items() if value is not None}
+    folder = None if out is None else Path(out)
+    return launch(given, folder, resume=resume, progress=progress, tell=lambda text, level: _LOG.log(
+        level, "%s", spell(text, keyword)))  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a configuration holds it: sequences as tuples, numbers of NumPy as numbers, paths as text."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(_plain(one) for one in value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
+
+
+def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress: bool | None, tell: Tell) -> Run:
+    """Train with the settings given, those of the preset, and those of the run to go on with.
+
+    Args:
+        given: settings by name.
+        out: the run folder; None for a new one.
+        resume: whether to go on with the run in it.
+        progress: whether to show a bar; None shows it on a terminal.
+        tell: what takes the lines for the user.
+
+    Raises:
+        TorchqError: see `train`.
+        Interrupted: on Ctrl-C.
+    """
+    config = resumed_config(out, given) if resume else new_config(out, given)
+    family = families.make(config.env)
+    start = _study if config.algo in QUADRATIC_ALGOS else _learner
+    return Run(start(config, family, out, resume, progress, tell))
+
+
+def _learner(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:
+    """A learner on a grid."""
+    experiment = _prepare(config, family, resume, warm=not (resume and out and (out / "checkpoint").exists()))
+    config = experiment.config
+    with claim(out, config, resume=resume) as folder:
+        start = training.load(experiment, folder) if resume else None
+        write_config(folder, config)
+        size = f"{config.num_seeds} seeds, {len(experiment.task_list)} tasks, num_envs {config.num_envs}"
+        where = f"{config.device}, engine {config.engine} -> {folder}"
+        tell(f"{config.algo} on {config.env}: {size}; {where}", logging.INFO)
+        for note in experiment.notes:
+            tell(note, logging.INFO)
+        if config.algo == "lrq" and config.protocol == "online":
+            tell(f"LR-Q convention: {config.lrq_convention}", logging.INFO)
+        if start and start.episode:
+            tell(f"resuming after episode {start.episode} of {config.episodes}", logging.INFO)
+        with _interruptible(folder), torch_settings.deterministic(config.deterministic, config.device):
+            training.train(experiment, folder, start=start, progress=progress)
+    return folder
+
+
+def _study(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:
+    """The case study of a quadratic learner, whose solvers run on the CPU."""
+    if config.device == "cuda":
+        raise UsageError(f"`device`: expected cpu or auto with `algo={config.algo}`, got cuda")
+    cases = make_cases(config, family)
+    config = config.replace(device="cpu", gamma=cases[0].env.gamma)
+    for case in cases:
+        if case.design.radius >= 1.0:
+            tell(f"warning: the baseline of task {case.task_index} does not stabilise it (√γ·ρ(A_b) = "
+                 f"{case.design.radius:.2f}): V_b is not finite, prefer lmi-qli", logging.WARNING)  # fmt: skip
+    starts = quadratic_starts(config, cases, family) if config.warm_start else None
+    with claim(out, config, resume=resume) as folder:
+        write_config(folder, config)
+        size = f"{config.num_seeds} runs, {len(cases)} tasks, sizes {config.sizes}"
+        tell(f"{config.algo} on {config.env}: {size} -> {folder}", logging.INFO)
+        with _interruptible(folder):
+            run_study(config, cases, folder, starts=starts, resume=resume, progress=progress)
+    return folder
+
+
+@contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Answer Ctrl-C with the way to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"interrupted; go on with: `resume=True` `out={folder}`") from error
+
+
+def _prepare(config: Config, family: Any, resume: bool, *, warm: bool) -> Experiment:
+    """The experiment of a configuration, with CPU threads to suit it.
+
+    Raises:
+        UsageError: if it needs more memory than there is, or comes from a damaged config.json.
+    """
+    try:
+        experiment = prepare(config, family, start_low_rank if config.warm_start and warm else None)
+    except TorchqError:
+        raise
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"`num_seeds`, `num_tasks`, `num_envs`, `rank`: expected a run that fits in memory ({reason})"
+        ) from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        if not resume:
+            raise
+        raise UsageError(f"`resume`: the run's config.json is corrupted ({error!r}); start a new run") from error
+    torch_settings.limit_threads(experiment.work)
+    return experiment

@@ -1,0 +1,174 @@
+"""A run folder as Python sees it: its configuration, curves, summary, and what was learnt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchq import checkpoint, families, tree
+from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
+from torchq.errors import CheckpointError, UsageError
+from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.qtensor import QTensor
+from torchq.quadratic.forms import Quadratic
+from torchq.runs.experiment import make_grid, make_learner, prepare
+from torchq.runs.folder import CONFIG, SUMMARY, read_config
+from torchq.runs.metrics import METRICS, Metrics, read_metrics
+from torchq.runs.monte_carlo import make_cases
+from torchq.runs.policy import ControlPolicy, GridPolicy
+from torchq.runs.study import Row
+from torchq.runs.study_results import read_rows
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Its files are read when they are asked for, and no code in them is executed.
+
+    Args:
+        folder: the run folder.
+        index: which of the `num_seeds` runs in it `policy` and `q_tensor` are of, from 0.
+    """
+
+    folder: Path
+    index: int = 0
+
+    @cached_property
+    def config(self) -> Config:
+        """Everything that decides the run's numbers."""
+        return read_config(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.folder / SUMMARY).exists()
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """Learning curves of a learner on a grid.
+
+        Raises:
+            MetricsError: if metrics.csv is damaged, or holds no evaluation yet.
+            UsageError: if the run is a study of a quadratic learner, which has `rows`.
+        """
+        if self.is_study:
+            raise UsageError(f"metrics: a study of {self.config.algo} has no learning curve; use rows")
+        if not self.config.num_tasks:
+            raise UsageError(f"`folder`: {self.folder / CONFIG} does not say how many tasks there are")
+        return read_metrics(self.folder, self.config.num_seeds, self.config.num_tasks)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Rows of the metrics.csv of a study: one for each run, task and size of data set.
+
+        Raises:
+            MetricsError: if it is damaged.
+        """
+        return read_rows(self.folder / METRICS)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json.
+
+        Raises:
+            UsageError: if the run has not ended, or the file is damaged.
+        """
+        path = self.folder / SUMMARY
+        try:
+            summary = json.loads(path.read_bytes())
+            summary["final_return"], summary["optimal_return"]
+        except FileNotFoundError as error:
+            raise UsageError(f"`folder`: the run in {self.folder} has not ended; go on with `resume=True`") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"`folder`: {path} is damaged ({error!r}); write it again with `resume=True`") from error
+        return summary
+
+    @property
+    def is_study(self) -> bool:
+        """Whether the run is a study of a quadratic learner, not a learning curve."""
+        return self.config.algo in QUADRATIC_ALGOS
+
+    @cached_property
+    def policy(self) -> GridPolicy | ControlPolicy:
+        """What the checkpoint has learnt to do, on raw observations; for a study, from its largest data set.
+
+        Raises:
+            CheckpointError: if there is no checkpoint, or it cannot be read.
+        """
+        tensors, config = self._tensors(), self.config
+        if self.is_study:
+            learnt = Quadratic(*(tensors[f"learnt.{name}"][self.index, :, -1] for name in Quadratic._fields))
+            return ControlPolicy(tuple(make_cases(config, families.make(config.env))), learnt)
+        env = families.make(config.env)
+        grid = make_grid(config, env)
+        learner = make_learner(config, grid, env.num_actions, int(config.num_tasks or 1))
+        template = learner.init(torch.arange(config.num_seeds), device="cpu", dtype=getattr(torch, config.dtype))
+        state = tree.unflatten(template, tensors, "learner")
+        return GridPolicy(learner, tree.select(state, self.index), grid, int(config.num_tasks or 1))
+
+    @cached_property
+    def q_tensor(self) -> QTensor:
+        """The Q-tensor of a low-rank learner; of lrq, which has one for each task, see `QTensor.from_run`.
+
+        Raises:
+            UsageError: if the learner has none.
+        """
+        policy = self.policy if self.config.algo in LOW_RANK_ALGOS else None
+        if not isinstance(policy, GridPolicy) or not isinstance(policy.learner, LowRankQ):
+            raise UsageError(f"q_tensor: expected a run of {', '.join(LOW_RANK_ALGOS)}, got one of {self.config.algo}")
+        return policy.learner.to_qtensor(policy.state)
+
+    @torch.no_grad()
+    def evaluate(self, episodes: int, device: str = "auto") -> np.ndarray:
+        """Mean return of new greedy test episodes from the checkpoint, (seeds, tasks).
+
+        Args:
+            episodes: of each seed and task.
+            device: where to play them.
+
+        Raises:
+            CheckpointError: if there is no checkpoint, or it cannot be read.
+            UsageError: if the run is a study, whose test episodes are in `rows`.
+        """
+        if self.is_study:
+            raise UsageError(
+                "`episodes`: expected only with low-rank and tabular runs; a study has one test episode a run"
+            )
+        config = self.config.replace(device=device, engine="eager", eval_episodes=episodes)
+        experiment = prepare(config, families.make(config.env))
+        state = tree.unflatten(experiment.initial_state.learner, self._tensors(), "learner")
+        return experiment.evaluate(state, self.config.episodes + 1).cpu().numpy()
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        loaded = checkpoint.load_checkpoint(self.folder / "checkpoint", self.config.algo)
+        if loaded is None:
+            raise CheckpointError(f"checkpoint: {self.folder} holds none yet")
+        return loaded[0]
+
+
+def load(folder: str | Path, run: int = 0) -> Run:
+    """The run in a folder.
+
+        torchq.load("runs/a").policy.act(observation, task=2)
+
+    Args:
+        folder: the run folder.
+        run: which of the runs side by side `policy` and `q_tensor` are of, from 0.
+
+    Raises:
+        UsageError: a ValueError, if there is no run in the folder, or not so many.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise UsageError(f"`folder`: expected a run folder, but {path} does not exist")
+    if not (path / CONFIG).exists() or not (path / METRICS).exists():
+        raise UsageError(f"`folder`: expected a run folder, but {path} has no {CONFIG} and {METRICS}")
+    found = Run(path, run)
+    if not 0 <= run < found.config.num_seeds:
+        raise UsageError(f"`run`: expected a number from 0 to {found.config.num_seeds - 1}, got {run}")
+    return found
