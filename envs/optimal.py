@@ -26,49 +26,36 @@ def _interpolation(x: Tensor, low: float, high: float, size: int) -> tuple[Tenso
     return left, (position - left).to(torch.float32)
 
 
-def _corners(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], num_second: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Flat index and weight of the four grid points around each position in the plane."""
-    (i, u), (j, v) = first, second
-    return [((i + a) * num_second + (j + b), (u if a else 1 - u) * (v if b else 1 - v)) for a in (0, 1) for b in (0, 1)]
-
-
-def _interpolate(values: Tensor, corners: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Weighted sum of the four corners, values flat in the last dimension."""
-    result = values[..., corners[0][0]] * corners[0][1]
-    for index, weight in corners[1:]:
-        result += values[..., index] * weight
-    return result
-
-
 def pendulum(env: Pendulum, task: PendulumTask, num_theta: int = 361, num_speed: int = 201) -> float:
     """Optimal return of a pendulum, on a grid of angles and speeds; its parameters are tensors shaped (1, 1)."""
     device = task.mass.device  # type: ignore[union-attr]
     theta_axis = torch.linspace(-math.pi, math.pi, num_theta, dtype=torch.float64, device=device)
     speed_axis = torch.linspace(-env.max_speed, env.max_speed, num_speed, dtype=torch.float64, device=device)
-    theta, speed = (x.reshape(1, 1, -1) for x in torch.meshgrid(theta_axis, speed_axis, indexing="ij"))
-    backups = []
+    axes = torch.meshgrid(theta_axis, speed_axis, indexing="ij")
+    theta, speed = (x.reshape(1, 1, -1) for x in axes)
+    rewards, positions = [], []
     for action in range(env.num_actions):
         state = PendulumState(theta, speed, torch.zeros_like(theta, dtype=torch.int32))
         following, reward, _, _ = env.step(task, state, torch.full_like(theta, action, dtype=torch.int64), theta)
-        corners = _corners(
-            _interpolation(following.theta.flatten(), -math.pi, math.pi, num_theta),
-            _interpolation(following.theta_dot.flatten(), -env.max_speed, env.max_speed, num_speed),
-            num_speed,
-        )
-        backups.append((reward.flatten().float(), corners))
-    value = torch.zeros(num_theta * num_speed, device=device)
+        rewards.append(reward.view(axes[0].shape).float())
+        positions.append(_position(env, following).view(*axes[0].shape, 2))
+    reward, position = torch.cat(rewards), torch.cat(positions).unsqueeze(0)  # (actions · angles, speeds[, 2])
+    value = torch.zeros(axes[0].shape, device=device)
     for _ in range(env.episode_length):
-        candidates = [reward + _interpolate(value, corners) for reward, corners in backups]
-        value = torch.stack(candidates).amax(0)
+        value = (reward + _between(value, position)).view(env.num_actions, *value.shape).amax(0)
     start = env.reset(task, torch.linspace(0.05, 0.95, 10, device=device).view(1, 1, -1, 1))
-    corners = _corners(
-        _interpolation(start.theta.flatten(), -math.pi, math.pi, num_theta),
-        _interpolation(start.theta_dot.flatten(), -env.max_speed, env.max_speed, num_speed),
-        num_speed,
-    )
-    return _interpolate(value, corners).mean().item()
+    return _between(value, _position(env, start).view(1, 1, -1, 2)).mean().item()
+
+
+def _position(env: Pendulum, state: PendulumState) -> Tensor:
+    """Where states lie on the grid, as `grid_sample` counts: speed and angle, each from −1 to 1 at the edges."""
+    return torch.stack((state.theta_dot / env.max_speed, state.theta / math.pi), dim=-1).float()
+
+
+def _between(value: Tensor, position: Tensor) -> Tensor:
+    """Values between the points of a grid, (rows, columns), at positions (1, n, m, 2): bilinear, (n, m)."""
+    sampled = torch.nn.functional.grid_sample(value[None, None], position, padding_mode="border", align_corners=True)
+    return sampled[0, 0]
 
 
 def _gain_chain(env: Wireless, num_gains: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ import pytest
 from problems import command_line, outcome
 
 import torchq.engines.protocols
+import torchq.runs.training
 from torchq.checkpoint import load_checkpoint
 from torchq.presets import resolve
 from torchq.runs.folder import claim
@@ -231,6 +232,7 @@ def test_more_episodes_extend_a_run_to_what_it_would_have_been(tmp_path):
 def test_ctrl_c_keeps_what_was_learnt(tmp_path, monkeypatch):
     quiet, stopped = tmp_path / "quiet", tmp_path / "stopped"
     assert command_line(*GOOD, "--episodes", 4, "--out", quiet)[0] == 0
+    monkeypatch.setattr(torchq.runs.training, "BLOCK_SECONDS", 0.0)
     original = torchq.engines.protocols.batched_round
 
     def interrupt(config, rollout, engine, state, episode):

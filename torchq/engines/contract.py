@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -75,8 +75,60 @@ class Rates(NamedTuple):
     learning_rate: Tensor
 
 
+class Block(NamedTuple):
+    """Rounds to play one after the other: each an episode of every task, all together or in turns, and its test."""
+
+    first_round: int
+    """Rounds played before."""
+    turns: int
+    """Turns of a round: one for each task, or one of all together."""
+    rates: Rates
+    """Of all steps, (rounds, turns, steps)."""
+    starts: EnvState | None
+    """Environments at the start of each round, (rounds, seeds, tasks, envs); None: they go on where they are."""
+    test: Tensor
+    """Number of the test after each round, or −1, (rounds,)."""
+    test_starts: EnvState
+    """Environments at the start of each test, (tests, seeds, tasks, episodes)."""
+
+
+class Played(NamedTuple):
+    """What a block leaves."""
+
+    learner: LearnerState
+    env: EnvState
+    statistics: Tensor
+    """The fields of `Statistics` of each round, float64, (rounds, seeds, tasks, 4)."""
+    returns: Tensor
+    """Undiscounted returns of the tests, (tests, seeds, tasks, episodes)."""
+    finite: Tensor
+    """Whether everything learnt was finite at each test, (tests,)."""
+
+
+class Evaluation(NamedTuple):
+    """A test of the greedy policy."""
+
+    episode: int
+    """Rounds played by then."""
+    returns: Tensor
+    """Mean over test episodes, (seeds, tasks)."""
+    statistics: Statistics
+    """Since the evaluation before."""
+    finite: Tensor
+    """Whether everything learnt is finite, ()."""
+
+
 class UnavailableError(Exception):
     """An engine cannot run here, or not this run: one line that says why. Engines raise it when they are built."""
+
+
+@runtime_checkable
+class BlockEngine(Protocol):
+    """An engine that plays many rounds in one call, so that Python is not entered for each."""
+
+    def play(self, block: Block, state: RunState) -> Played:
+        """The rounds of a block; the state given stays as it was."""
+        ...
 
 
 class Engine(Protocol):

@@ -12,6 +12,26 @@ from torchq.engines.rollout import Rollout
 from torchq.lowrank.exploration import exponential_decay, harmonic_decay
 
 
+def play_round(
+    config: Config, rollout: Rollout, engine: Engine, state: RunState, episode: int
+) -> tuple[RunState, LearnerState]:
+    """One round: the state after an episode of every task, and the learner whose greedy policy is tested."""
+    if not takes_turns(config, rollout):
+        state = batched_round(config, rollout, engine, state, episode)
+        return state, state.learner
+    state, snapshots = turns_round(config, rollout, engine, state, episode)
+    return state, rollout.learner.join(snapshots)
+
+
+def turn_rates(config: Config, rollout: Rollout, episode: int, turn: int) -> Rates:
+    """Rates for the steps of one episode: of all tasks together, or of the task whose turn it is."""
+    first = episode * rollout.env.episode_length
+    if takes_turns(config, rollout):
+        return schedule(config, rollout, first, first * rollout.num_tasks + turn * rollout.env.episode_length, 1)
+    ticks_per_step = config.num_envs * config.epsilon_clock(rollout.num_tasks)
+    return schedule(config, rollout, first, first * ticks_per_step, ticks_per_step)
+
+
 def takes_turns(config: Config, rollout: Rollout) -> bool:
     """Whether one task plays at a time. Tasks that share nothing need no turns: side by side is the same chain."""
     return config.protocol == "online" and rollout.learner.couples_tasks
@@ -43,11 +63,9 @@ def batched_round(config: Config, rollout: Rollout, engine: Engine, state: RunSt
     Environments that never terminate end together and are reset here; others reset themselves, each at its own end.
     """
     batch, first = rollout.batch(), episode * rollout.env.episode_length
-    ticks_per_step = config.num_envs * config.epsilon_clock(rollout.num_tasks)
-    rates = schedule(config, rollout, first, first * ticks_per_step, ticks_per_step)
     if not rollout.env.terminates:
         state = state._replace(env=rollout.reset(batch, first))
-    return engine.train(batch, state, rates, first)
+    return engine.train(batch, state, turn_rates(config, rollout, episode, 0), first)
 
 
 def turns_round(
@@ -60,7 +78,7 @@ def turns_round(
     learner, env, statistics = state
     snapshots, seen = [], []
     for task in range(num_tasks):
-        rates = schedule(config, rollout, first, (episode * num_tasks + task) * length, 1)
+        rates = turn_rates(config, rollout, episode, task)
         turn = RunState(learner, _columns(fresh, task), _columns(statistics, task))
         learner, env, column = engine.train(rollout.batch(task), turn, rates, first)
         snapshots.append(rollout.learner.snapshot(learner, task))

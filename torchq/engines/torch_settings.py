@@ -29,6 +29,12 @@ def deterministic(wanted: bool, device: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done all that it was given; a CPU has."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def limit_threads(work: int) -> None:
     """Compute on one CPU thread where a step is too small to share, unless OMP_NUM_THREADS says otherwise.
 

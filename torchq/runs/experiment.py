@@ -11,8 +11,8 @@ from torch import Tensor
 
 from torchq import families, tree
 from torchq.config import Config
-from torchq.engines import protocols
-from torchq.engines.contract import Engine, LearnerState, RunState, Statistics
+from torchq.engines import blocks, protocols
+from torchq.engines.contract import Engine, Evaluation, LearnerState, RunState, Statistics
 from torchq.engines.evaluation import evaluate
 from torchq.engines.rollout import Environment, Rollout
 from torchq.engines.select import select
@@ -50,11 +50,11 @@ class Experiment:
 
     def play(self, state: RunState, episode: int) -> tuple[RunState, LearnerState]:
         """One round: the state after an episode of every task, and the learner whose greedy policy is tested."""
-        if not protocols.takes_turns(self.config, self.rollout):
-            state = protocols.batched_round(self.config, self.rollout, self.engine, state, episode)
-            return state, state.learner
-        state, snapshots = protocols.turns_round(self.config, self.rollout, self.engine, state, episode)
-        return state, self.rollout.learner.join(snapshots)
+        return protocols.play_round(self.config, self.rollout, self.engine, state, episode)
+
+    def play_block(self, state: RunState, first: int, count: int) -> tuple[RunState, list[Evaluation]]:
+        """Consecutive rounds, and what their evaluations found; see `blocks.play`."""
+        return blocks.play(self.config, self.rollout, self.engine, state, first, count)
 
     def evaluate(self, policy: LearnerState, evaluation: int) -> Tensor:
         """Returns of a learner's greedy policy, mean over test episodes; shaped (seeds, tasks)."""

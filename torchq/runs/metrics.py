@@ -125,7 +125,8 @@ class TensorBoard:
     def __init__(self, folder: Path, resumed_from: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_from)
+        # A queue that is full makes training wait for the disk.
+        self._writer = SummaryWriter(str(folder), max_queue=1 << 16, flush_secs=5, purge_step=resumed_from)
 
     def log(self, values: dict[str, float], samples: int) -> None:
         """Scalars by tag."""

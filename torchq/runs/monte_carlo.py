@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -99,7 +100,7 @@ def run_study(
                 writer.writerows(new.rows)
                 record.add(new)
                 gaps = [r.episode_return - r.optimal_return for r in record.rows if r.samples == max(config.sizes)]
-                bar.set_postfix_str(f"median gap at {max(config.sizes)}: {np.median(gaps):.3f}")
+                bar.set_postfix_str(f"median gap at {max(config.sizes)}: {quartiles(gaps)['median'] or math.nan:.3f}")
                 if len(record.learnt) == config.num_seeds or time.monotonic() - saved > CHECKPOINT_SECONDS:
                     save()
                     saved = time.monotonic()
@@ -208,7 +209,7 @@ def _finish(config: Config, folder: Path, record: Record, task_list: list[Any], 
         for task in range(len(task_list))
     ]
     optimal = [
-        float(np.median([row.optimal_return for row in largest if row.task == t])) for t in range(len(task_list))
+        quartiles([row.optimal_return for row in largest if row.task == t])["median"] for t in range(len(task_list))
     ]
     summary = {
         "algo": config.algo,

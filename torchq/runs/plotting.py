@@ -35,10 +35,7 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[
         optimal: optimal return of each task.
         title: above the panels.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
     num_tasks = curves[0].metrics.returns.shape[2]
@@ -46,9 +43,8 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[
     panels = 1 if together else num_tasks
     columns = min(4, panels)
     num_rows = -(-panels // columns)
-    figure, axes = plt.subplots(
-        num_rows, columns, figsize=(max(6.4, 3.6 * columns), 3.2 * num_rows + 0.6), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(max(6.4, 3.6 * columns), 3.2 * num_rows + 0.6), layout="constrained")
+    axes = figure.subplots(num_rows, columns, squeeze=False)
     for panel, axis in enumerate(axes.flat):
         if panel >= panels:
             axis.set_visible(False)
@@ -67,7 +63,6 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[
     axes[0, 0].legend(loc="lower right", fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def _draw(axis: Axes, curve: Curve, returns: np.ndarray) -> None:

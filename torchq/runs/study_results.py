@@ -31,7 +31,8 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def quartiles(values: list[float]) -> dict[str, float | None]:
-    """Median and quartiles; None of nothing."""
+    """Median and quartiles of those that are finite; None of nothing."""
+    values = [value for value in values if math.isfinite(value)]
     if not values:
         return {"median": None, "q25": None, "q75": None}
     low, median, high = np.percentile(values, [25, 50, 75]).tolist()
@@ -70,15 +71,16 @@ def plot_study(studies: dict[str, list[Row]], path: Path) -> None:
         studies: rows by label, all on the same runs.
         path: of the PNG; replaced if it exists.
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.8, 4.4), layout="constrained")
+    figure = Figure(figsize=(6.8, 4.4), layout="constrained")
+    axis = figure.subplots()
     first = next(iter(studies.values()))
-    yardstick = float(np.median([row.optimal_return for row in first]))
-    base = yardstick + float(np.median([row.baseline_return - row.optimal_return for row in first]))
+    yardstick = _median([row.optimal_return for row in first])
+    base = yardstick + _median([row.baseline_return - row.optimal_return for row in first])
+    axis.set_xscale("log")
+    sizes = sorted({row.samples for rows in studies.values() for row in rows})
+    axis.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)  # A logarithmic axis without points would look for ticks for ever.
     for label, rows in studies.items():
         table = [entry for entry in by_samples(rows) if entry["gap"]["median"] is not None]
         samples = [entry["samples"] for entry in table]
@@ -90,11 +92,16 @@ def plot_study(studies: dict[str, list[Row]], path: Path) -> None:
     axis.axhline(yardstick, color="0.2", linestyle="--", linewidth=1, label="FL+LQR")
     axis.axhline(base, color="0.5", linestyle=":", linewidth=1, label="baseline")
     height = yardstick - base
-    axis.set_ylim(base - 2 * height, yardstick + height / 2)
-    axis.set_xscale("log")
+    if math.isfinite(height) and height > 0:
+        axis.set_ylim(base - 2 * height, yardstick + height / 2)
     axis.set_xlabel("samples")
     axis.set_ylabel("return of a test episode, paired to FL+LQR")
     axis.grid(alpha=0.3)
     axis.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=120)
-    plt.close(figure)
+
+
+def _median(values: list[float]) -> float:
+    """Of those that are finite; NaN of nothing."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.median(finite)) if finite else math.nan

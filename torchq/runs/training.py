@@ -14,8 +14,9 @@ import torch
 from torchq import checkpoint, tree
 from torchq.checkpoint import write_atomically
 from torchq.config import Config
-from torchq.engines.contract import RunState, Statistics
+from torchq.engines.contract import Evaluation, RunState, Statistics
 from torchq.engines.rollout import Rollout
+from torchq.engines.torch_settings import wait_for
 from torchq.errors import CheckpointError, DivergedError
 from torchq.runs.experiment import Experiment
 from torchq.runs.folder import SUMMARY
@@ -25,6 +26,8 @@ from torchq.runs.plotting import Curve, plot_learning_curves
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
+BLOCK_SECONDS = 0.5
+"""Of rounds played in one call: long enough to hide it, short enough for progress and Ctrl-C."""
 MAX_TASKS_FOR_OPTIMUM = 16
 MAX_TASKS_ON_BOARD = 64
 
@@ -81,32 +84,30 @@ def train(
     bar = tqdm(
         total=config.episodes, initial=here.episode, unit="ep", disable=None if progress is None else not progress
     )
-    begun = time.monotonic() - here.seconds
-    saved = here.seconds
+    begun, saved, count = time.monotonic() - here.seconds, here.seconds, 1
     try:
         while here.episode < config.episodes:
-            state, policy = experiment.play(here.state, here.episode)
-            episode = here.episode + 1
-            last = episode == config.episodes
-            evaluates = last or episode % config.eval_every == 0
-            if evaluates:
-                returns = experiment.evaluate(policy, episode).tolist()
-                report = _report(experiment, state, returns, here, episode, time.monotonic() - begun)
-                state = state._replace(statistics=experiment.initial_state.statistics)
-                metrics.append(episode, episode * samples_per_episode, rollout.seeds.tolist(), returns)
-                board.log(report, episode * samples_per_episode)
+            count = min(count, config.episodes - here.episode)
+            state, evaluations = experiment.play_block(here.state, here.episode, count)
+            wait_for(rollout.device)
+            after = here._replace(state=state, episode=here.episode + count, seconds=time.monotonic() - begun)
+            for evaluation in evaluations:
+                after, report = _reported(experiment, evaluation, here, after)
+                samples = evaluation.episode * samples_per_episode
+                metrics.append(evaluation.episode, samples, rollout.seeds.tolist(), evaluation.returns.tolist())
+                board.log(report, samples)
                 bar.set_postfix_str(
                     f"return {report['eval/mean_reward']:.1f}, ε {report['rollout/exploration_rate']:.3f}, "
                     f"{report['time/fps']:,.0f} transitions/s"
                 )
-            seconds = time.monotonic() - begun
-            read = (episode, seconds) if evaluates else (here.read_episode, here.read_seconds)
-            here = Position(state, episode, metrics.size(), seconds, *read)
-            if last or seconds - saved > CHECKPOINT_SECONDS:
+            wanted = count * min(BLOCK_SECONDS, CHECKPOINT_SECONDS) / (after.seconds - here.seconds)
+            here = after._replace(metrics_size=metrics.size())
+            if here.episode == config.episodes or here.seconds - saved > CHECKPOINT_SECONDS:
                 metrics.sync()
                 _save(experiment, folder, here)
-                saved = seconds
-            bar.update()
+                saved = here.seconds
+            bar.update(count)
+            count = max(1, min(int(wanted), 4 * count))
     except KeyboardInterrupt:
         metrics.sync()
         _save(experiment, folder, here)
@@ -125,30 +126,38 @@ def _diverged(what: str, first: int, last: int) -> str:
     )
 
 
-def _report(
-    experiment: Experiment, state: RunState, returns: list[list[float]], before: Position, episode: int, seconds: float
-) -> dict[str, float]:
-    """Means since the last reading, for TensorBoard; the only place where training waits for the device.
+def _reported(
+    experiment: Experiment, evaluation: Evaluation, before: Position, after: Position
+) -> tuple[Position, dict[str, float]]:
+    """The position after a block with an evaluation of it read, and the report; time passes evenly in a block."""
+    share = (evaluation.episode - before.episode) / (after.episode - before.episode)
+    seconds = before.seconds + share * (after.seconds - before.seconds)
+    report = _report(experiment, evaluation, after.read_episode, seconds - after.read_seconds)
+    return after._replace(read_episode=evaluation.episode, read_seconds=seconds), report
+
+
+def _report(experiment: Experiment, evaluation: Evaluation, read_episode: int, seconds: float) -> dict[str, float]:
+    """Means since the last reading, for TensorBoard; the only place where training reads from the device.
 
     Raises:
         DivergedError: naming the first task and seed with a value that is not finite, rewards before errors.
     """
-    config, first = experiment.config, before.read_episode + 1
-    totals = zip(Statistics._fields, state.statistics, strict=True)
+    config, episode, first = experiment.config, evaluation.episode, read_episode + 1
+    totals = zip(Statistics._fields, evaluation.statistics, strict=True)
     sums = {name: total.double().cpu().numpy() for name, total in totals}
-    greedy = np.array(returns)
+    greedy = evaluation.returns.cpu().numpy()
     for name, values in (("reward", sums["reward"]), ("TD error", sums["squared_error"]), ("greedy return", greedy)):
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             seed = config.seed + bad[0][0]
             raise DivergedError(_diverged(f"the {name} of task {bad[0][1]} (seed {seed})", first, episode))
-    if not tree.all_finite(tree.flatten(state.learner)):
+    if not evaluation.finite:
         raise DivergedError(_diverged("a factor or its moments", first, episode))
-    steps = (episode - before.read_episode) * experiment.rollout.env.episode_length
+    steps = (episode - read_episode) * experiment.rollout.env.episode_length
     report = {
         "rollout/ep_rew_mean": float((sums["reward"] / np.maximum(sums["episodes"], 1.0)).mean()),
         "rollout/exploration_rate": _epsilon(config, experiment.rollout, greedy.shape[1], episode),
-        "time/fps": steps * config.num_envs * greedy.size / (seconds - before.read_seconds),
+        "time/fps": steps * config.num_envs * greedy.size / seconds,
         "train/td_error": float(sums["absolute_error"].mean() / steps),
         "train/loss": float(0.5 * sums["squared_error"].mean() / steps),
         "eval/mean_reward": float(greedy.mean()),

@@ -16,6 +16,7 @@ struct Args {
   const int64_t *run_seeds, *task_index;
   const real *parameters;          // (tasks, PARAMETERS)
   void *state[Family::FIELDS];     // (seeds, tasks, envs), each of its own type
+  int64_t field_bytes[Family::FIELDS];
   real *factors[MODES];            // (seeds, groups, rows, RANK)
   int64_t factor_groups[MODES];
   real *first[MODES], *second[MODES];
@@ -25,6 +26,41 @@ struct Args {
   double *statistics;                   // (seeds, tasks, 4): reward, episodes, |error|, error squared, over all steps
   double *total;                        // (seeds, tasks, envs): returns of greedy episodes
   real gamma;
+};
+
+// Rounds, each an episode of every task, all together or in turns, with tests after some of them: torchq.engines.contract.Block.
+struct Block {
+  Args args;                            // of the first turn of the first round
+  int64_t rounds, turns, fresh, test_envs;  // fresh: every round begins with states of its own
+  const int64_t *test;                  // (rounds): number of the test after each, or -1
+  void *test_state[Family::FIELDS];     // (tests, seeds, tasks, test_envs)
+  uint8_t *finite;                      // (tests, seeds, groups)
+
+  // The arguments of one turn. Those of a block lie one round after the other, rates one turn after the other.
+  Args turn(int64_t round, int64_t number) const {
+    Args a = args;
+    const int64_t played = round * turns + number;
+    a.first_step += round * a.steps, a.num_updates += played * a.steps * SWEEPS;
+    a.epsilon += played * a.steps, a.learning_rate += played * a.steps;
+    a.statistics += round * a.seeds * a.tasks * 4;
+    if (fresh) forward(a, a.state, round);
+    return a;
+  }
+
+  // The arguments of the test after a round, whose random numbers follow from the rounds played by then.
+  Args tested(int64_t round) const {
+    Args a = args;
+    a.envs = test_envs, a.first_step += (round + 1) * a.steps;
+    a.total += test[round] * a.seeds * a.tasks * a.envs;
+    std::fill(a.first, a.first + MODES, nullptr), std::fill(a.second, a.second + MODES, nullptr);
+    forward(a, test_state, test[round]);
+    return a;
+  }
+
+  static void forward(Args &a, void *const *state, int64_t number) {
+    for (int field = 0; field < Family::FIELDS; ++field)
+      a.state[field] = static_cast<char *>(state[field]) + number * a.seeds * a.tasks * a.envs * a.field_bytes[field];
+  }
 };
 
 // The nearest grid point, half to even.
@@ -77,7 +113,8 @@ static inline int first_best(const Row<ACTIONS> &q) {
   return best;
 }
 
-// One run, or for lrq one task of it: which random numbers, environments and rows of the arguments belong to it.
+// One run, for lrq one task of it, or in turns the task whose turn it is: which random numbers, environments and rows of
+// the arguments belong to it.
 struct Run {
   const Args &a;
   int64_t seed, group;
@@ -91,6 +128,17 @@ struct Run {
     return real(LOSS_SCALE) * (a.task_weights ? a.task_weights[first_task + task] : real(1));
   }
   double *statistics(int64_t task) const { return a.statistics + (seed * a.tasks + first_task + task) * 4; }
+
+  // Whether its factors and their moments are finite.
+  bool finite() const {
+    for (int mode = 0; mode < MODES; ++mode)
+      for (real *const *tensors : {a.factors, a.first, a.second}) {
+        const real *from = tensors[mode] ? row(tensors, mode, 0) : nullptr;
+        for (int64_t i = 0; from && i < a.rows[mode] * RANK; ++i)
+          if (!std::isfinite(from[i])) return false;
+      }
+    return true;
+  }
 
   // One row of a factor, or of its moments, in the arguments.
   real *row(real *const *tensors, int mode, int64_t index) const {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchq.engines.codegen import cpp
 from torchq.engines.codegen.trace import TranslationError, trace_family
-from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState, UnavailableError
+from torchq.engines.contract import Batch, Block, EnvState, LearnerState, Played, Rates, RunState, UnavailableError
 from torchq.engines.cpu import build
 from torchq.engines.rollout import Rollout
 from torchq.lowrank.low_rank_q import LowRankQ, LowRankState
@@ -89,22 +89,52 @@ class CppEngine:
         )  # fmt: skip
         return total.to(self.rollout.dtype)
 
+    def play(self, block: Block, state: RunState) -> Played:
+        """Whole rounds with their tests, as in `BlockEngine`."""
+        learner, rollout = state.learner, self.rollout
+        rounds, length = len(block.test), rollout.env.episode_length
+        factors = [_copy(factor) for factor in learner.factors]
+        moments = [Moments(*map(_copy, moment)) for moment in learner.moments]
+        fields = [_copy(field) for field in block.starts or state.env]  # ([rounds,] seeds, tasks, envs)
+        tests = [_copy(field) for field in block.test_starts]
+        sums = torch.zeros(rounds, len(rollout.seeds), rollout.num_tasks, 4, dtype=torch.float64)
+        total = torch.zeros(tests[0].shape, dtype=torch.float64)
+        finite = torch.zeros(len(total), len(rollout.seeds), self.learner.groups, dtype=torch.uint8)
+        weights = torch.tensor(self.learner.task_weights, dtype=rollout.dtype) if self.learner.task_weights else None
+        self._call(
+            "torchq_play", rollout.batch(), factors, fields, groups=self.learner.groups, steps=length, updates=1,
+            first_step=block.first_round * length, num_updates=int(learner.num_updates), task_weights=weights,
+            epsilon=block.rates.epsilon, learning_rate=block.rates.learning_rate, statistics=sums, total=total,
+            first=[moment.first for moment in moments], second=[moment.second for moment in moments],
+            rounds=rounds, turns=block.turns, fresh=int(block.starts is not None), test_envs=total.shape[-1],
+            test=block.test, test_state=tests, finite=finite,
+        )  # fmt: skip
+        count = learner.num_updates + rounds * block.turns * length * self.learner.num_sweeps
+        ended = [field[-1] for field in fields] if block.starts else fields
+        if block.turns > 1:
+            ended = [field[:, -1:] for field in ended]  # Of the last turn, (seeds, 1, envs).
+        after = LowRankState(tuple(factors), tuple(moments), count)
+        env = type(state.env)(*ended)
+        return Played(after, env, sums, total.to(rollout.dtype), finite.bool().all(-1).all(-1))
+
     def _call(self, function: str, batch: Batch, factors: list[Tensor], fields: list[Tensor], **given: Any) -> None:
         """Call the program with the arguments given; tensors by their addresses, and what is left out 0."""
-        seeds, tasks, envs = fields[0].shape
+        seeds, tasks, envs = fields[0].shape[-3:]
         given |= {
             "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(), "run_seeds": self.rollout.seeds,
             "task_index": batch.task_index, "parameters": batch.parameters, "state": fields, "factors": factors,
             "factor_groups": [factor.shape[1] for factor in factors], "rows": [factor.shape[2] for factor in factors],
-            "gamma": self.rollout.gamma,
+            "gamma": self.rollout.gamma, "field_bytes": [field.element_size() for field in fields],
         }  # fmt: skip
-        arguments = self._arguments()
+        block = self._arguments()  # Begins with the arguments of a single call.
+        own = {field[0] for field in block._fields_}
         for name, value in given.items():
+            arguments = block if name in own else block.args
             if isinstance(value, list):
                 getattr(arguments, name)[:] = [_address(x) if isinstance(x, Tensor) else x for x in value]
             else:
                 setattr(arguments, name, _address(value) if isinstance(value, Tensor) else value)
-        getattr(self._library, function)(ctypes.byref(arguments))
+        getattr(self._library, function)(ctypes.byref(block))
 
 
 def num_threads() -> int:
@@ -131,19 +161,26 @@ def _braces(values: Any) -> str:
 
 
 def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Structure]:
-    """The struct Args of the program, field by field."""
+    """The struct Block of the program, which begins with its struct Args, field by field."""
     pointer, fields, modes = ctypes.c_void_p, ctypes.c_void_p * num_fields, ctypes.c_void_p * num_modes
 
     class Args(ctypes.Structure):
         _fields_ = [
             *((count, ctypes.c_int64) for count in _COUNTS),
             ("run_seeds", pointer), ("task_index", pointer), ("parameters", pointer), ("state", fields),
+            ("field_bytes", ctypes.c_int64 * num_fields),
             ("factors", modes), ("factor_groups", ctypes.c_int64 * num_modes), ("first", modes), ("second", modes),
             ("rows", ctypes.c_int64 * num_modes), ("epsilon", pointer), ("learning_rate", pointer),
             ("task_weights", pointer), ("statistics", pointer), ("total", pointer), ("gamma", real),
         ]  # fmt: skip
 
-    return Args
+    class Block(ctypes.Structure):
+        _fields_ = [
+            ("args", Args), *((count, ctypes.c_int64) for count in ("rounds", "turns", "fresh", "test_envs")),
+            ("test", pointer), ("test_state", fields), ("finite", pointer),
+        ]  # fmt: skip
+
+    return Block
 
 
 def _copy(tensor: Tensor) -> Tensor:

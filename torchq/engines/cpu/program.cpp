@@ -30,30 +30,24 @@ namespace {
 
 constexpr int BLOCKS = BLOCK_ORDER ? MODES : 1;
 
-// The online protocol, every run by one thread.
-static void train_online(const Args &a) {
-  const Decay decay(a);
-#pragma omp parallel num_threads(a.threads)
-  {
-    Online program(a, decay);
-#pragma omp for schedule(dynamic) collapse(2)
-    for (int64_t seed = 0; seed < a.seeds; ++seed)
-      for (int64_t group = 0; group < a.groups; ++group) program.train(Run{a, seed, group});
-  }
-}
+// Whether runs, or tasks that share nothing, are shared out between threads, not the batch of one run.
+static bool side_by_side(const Args &a, int64_t batch) { return a.seeds * a.groups >= a.threads || batch < 4 * CHUNK; }
 
-// Every run by one thread, from the first step to the last.
-static void train_side_by_side(const Args &a) {
-#pragma omp parallel for schedule(dynamic) collapse(2) num_threads(a.threads)
-  for (int64_t seed = 0; seed < a.seeds; ++seed)
-    for (int64_t group = 0; group < a.groups; ++group) {
-      Batched p(Run{a, seed, group});
-      for (int64_t step = 0; step < a.steps; ++step) {
-        for (int64_t part = 0; part < p.parts; ++part) p.act(part, step);
-        for (int64_t sweep = 0; sweep < SWEEPS * a.updates; ++sweep) p.sweep_alone(step, sweep);
-      }
-      p.write_back();
+// One run by one thread, from the first step to the last.
+static void train_alone(const Run &run) {
+  const Args &a = run.a;
+  if constexpr (BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED) {
+    if (run.tasks * a.envs == 1) {
+      const Decay decay(a);
+      return Online(a, decay).train(run);
     }
+  }
+  Batched p(run);
+  for (int64_t step = 0; step < a.steps; ++step) {
+    for (int64_t part = 0; part < p.parts; ++part) p.act(part, step);
+    for (int64_t sweep = 0; sweep < SWEEPS * a.updates; ++sweep) p.sweep_alone(step, sweep);
+  }
+  p.write_back();
 }
 
 // Few runs with large batches: all threads on one run after the other, a part of its batch each.
@@ -86,21 +80,8 @@ static void train_in_parts(const Args &a) {
     }
 }
 
-}  // namespace
-
-extern "C" void torchq_train(const Args *args) {
-  const Args &a = *args;
-  const int64_t batch = a.groups > 1 ? a.envs : a.tasks * a.envs;
-  constexpr bool LAZY = BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED;
-  if constexpr (LAZY) {
-    if (batch == 1) return train_online(a);
-  }
-  if (a.seeds * a.groups >= a.threads || a.tasks * a.envs < 4 * CHUNK) train_side_by_side(a);
-  else train_in_parts(a);
-}
-
-extern "C" void torchq_greedy(const Args *args) {
-  const Args &a = *args;
+// Greedy episodes of all environments of some runs, shared out between threads.
+static void test_all(const Args &a) {
   const int runs = int(std::min(a.seeds * a.groups, a.threads));
 #pragma omp parallel for schedule(dynamic) collapse(2) num_threads(runs)
   for (int64_t seed = 0; seed < a.seeds; ++seed)
@@ -111,4 +92,53 @@ extern "C" void torchq_greedy(const Args *args) {
     }
 }
 
-extern "C" int64_t torchq_size() { return sizeof(Args); }
+static void train_all(const Args &a) {
+  if (!side_by_side(a, a.tasks * a.envs)) return train_in_parts(a);
+#pragma omp parallel for schedule(dynamic) collapse(2) num_threads(a.threads)
+  for (int64_t seed = 0; seed < a.seeds; ++seed)
+    for (int64_t group = 0; group < a.groups; ++group) train_alone(Run{a, seed, group});
+}
+
+// All rounds of one run by one thread, no other of which it need wait for.
+static void play_alone(const Block &b, int64_t seed, int64_t group) {
+  for (int64_t round = 0; round < b.rounds; ++round) {
+    const bool tests = b.test[round] >= 0;
+    const Args test = tests ? b.tested(round) : b.args;
+    for (int64_t turn = 0; turn < b.turns; ++turn) {
+      const Args a = b.turn(round, turn);
+      const Run whole{a, seed, group}, one{a, seed, group, 1, turn};
+      train_alone(b.turns > 1 ? one : whole);
+      if (!tests) continue;
+      const Run tested_whole{test, seed, group}, tested_one{test, seed, group, 1, turn};
+      Batched p(b.turns > 1 ? tested_one : tested_whole);
+      for (int64_t at = 0; at < p.batch; at += CHUNK) p.greedy(at, int(std::min<int64_t>(CHUNK, p.batch - at)));
+    }
+    if (tests) b.finite[(b.test[round] * test.seeds + seed) * test.groups + group] = Run{b.args, seed, group}.finite();
+  }
+}
+
+static void play_all(const Block &b) {
+  const int64_t seeds = b.args.seeds, groups = b.args.groups;
+  if (side_by_side(b.args, (b.turns > 1 ? 1 : b.args.tasks) * b.args.envs)) {
+#pragma omp parallel for schedule(dynamic) collapse(2) num_threads(b.args.threads)
+    for (int64_t seed = 0; seed < seeds; ++seed)
+      for (int64_t group = 0; group < groups; ++group) play_alone(b, seed, group);
+    return;
+  }
+  for (int64_t round = 0; round < b.rounds; ++round) {
+    train_all(b.turn(round, 0));
+    if (b.test[round] < 0) continue;
+    const Args test = b.tested(round);
+    test_all(test);
+    for (int64_t seed = 0; seed < seeds; ++seed)
+      for (int64_t group = 0; group < groups; ++group)
+        b.finite[(b.test[round] * seeds + seed) * groups + group] = Run{b.args, seed, group}.finite();
+  }
+}
+
+}  // namespace
+
+extern "C" void torchq_train(const Args *args) { train_all(*args); }
+extern "C" void torchq_greedy(const Args *args) { test_all(*args); }
+extern "C" void torchq_play(const Block *block) { play_all(*block); }
+extern "C" int64_t torchq_size() { return sizeof(Block); }

@@ -1,0 +1,82 @@
+"""Blocks of rounds in one call: the same numbers, to the last bit, as round by round."""
+
+import types
+
+import families
+import pytest
+import torch
+from problems import experiment
+
+from torchq.engines import blocks
+from torchq.engines.contract import BlockEngine
+from torchq.tree import flatten
+
+CASES = {
+    "turns": {"env": "pendulum", "preset": "paper", "num_seeds": 3},
+    "turns without a task mode": {"env": "pendulum", "preset": "paper", "algo": "clrq"},
+    "tensors of their own": {"env": "wireless", "preset": "paper", "algo": "lrq", "eval_every": 2},
+    "all together": {"env": "pendulum", "num_envs": 3, "eval_every": 2, "eval_episodes": 3},
+    "random starts and steps": {"env": "wireless", "num_envs": 2, "eval_episodes": 2, "dtype": "float64"},
+    "episodes that end": {"env": "mountain-car", "num_envs": 5, "eval_every": 3},
+    "episodes that end, in turns": {"env": "wide", "optimizer": "sgd", "num_envs": 1, "protocol": "online"},
+    "other steps": {"env": "gridworld", "optimizer": "adam", "update": "block", "task_weights": (1.0, 2.0, 0.5, 1.0)},
+    "one run with a large batch": {"env": "pendulum", "num_seeds": 1, "num_envs": 200, "eval_episodes": 2},
+    "nothing tested": {"env": "pendulum", "eval_every": 50},
+}
+
+
+def prepared(**options):
+    options = {
+        "algo": "stlrq",
+        "num_seeds": 2,
+        "rank": 4,
+        "episodes": 50,
+        "eval_every": 1,
+        "engine": "fused",
+        **options,
+    }
+    return experiment(**options, library=families.library(episode_length=15))
+
+
+def play(run, state, cuts):
+    """Rounds in blocks of the sizes given; the state after them, and all evaluations."""
+    found, played = [], 0
+    for count in cuts:
+        state, evaluations = run.play_block(state, played, count)
+        found += evaluations
+        played += count
+    return state, found
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_blocks_equal_rounds_to_the_last_bit(monkeypatch, options):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    run = prepared(**options)
+    assert isinstance(run.engine, BlockEngine)
+    plain = types.SimpleNamespace(train=run.engine.train, greedy_returns=run.engine.greedy_returns)
+    assert not isinstance(plain, BlockEngine)
+    arguments = run.config, run.rollout, plain, run.initial_state
+    state, evaluations = blocks.play(*arguments, 0, 7)
+    for cuts in ((7,), (1, 4, 2)):
+        ours, found = play(run, run.initial_state, cuts)
+        for (name, mine), theirs in zip(flatten(ours).items(), flatten(state).values(), strict=True):
+            assert torch.equal(mine, theirs), name
+        assert [one.episode for one in found] == [one.episode for one in evaluations]
+        for one, other in zip(found, evaluations, strict=True):
+            assert torch.equal(one.returns, other.returns)
+            assert all(map(torch.equal, one.statistics, other.statistics))
+            assert bool(one.finite) == bool(other.finite) is True
+
+
+def test_a_block_says_at_which_test_a_factor_was_no_longer_finite():
+    run = prepared(env="pendulum", preset="paper", learning_rate=1e300)
+    _, evaluations = run.play_block(run.initial_state, 0, 4)
+    assert not any(one.finite for one in evaluations)
+
+
+def test_the_state_given_stays_as_it_was():
+    run = prepared(env="mountain-car", num_envs=2)
+    before = {name: tensor.clone() for name, tensor in flatten(run.initial_state).items()}
+    run.play_block(run.initial_state, 0, 3)
+    for name, tensor in flatten(run.initial_state).items():
+        assert torch.equal(tensor, before[name]), name
