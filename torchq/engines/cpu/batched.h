@@ -10,6 +10,7 @@ constexpr int CHUNK = 128;     // transitions that are handled together
 constexpr int MAX_PARTS = 64;  // sums of one program's gradient, whatever the number of threads
 
 typedef Lanes<64 / sizeof(real)> Wide;
+typedef Lanes<1> One;
 
 // Rows of the state modes that each environment visits.
 struct Rows {
@@ -18,7 +19,7 @@ struct Rows {
   void resize(int64_t batch) {
     for (auto &row : mode) row.resize(batch);
   }
-  void store(const Wide::i32 *rows, int64_t at, int count) {
+  template <class Index> void store(const Index *rows, int64_t at, int count) {
     for (int d = 0; d < STATE_MODES; ++d) store_lanes(rows[d], mode[d].data(), at, count);
   }
 };
@@ -70,7 +71,7 @@ struct Batched {
     for (int64_t at = 0; at < batch; at += Wide::COUNT) {
       const int count = int(std::min<int64_t>(Wide::COUNT, batch - at));
       Wide::i32 visited[STATE_MODES];
-      locate(Family::State<Wide>::load(a.state, run.begin() + at, count), visited);
+      locate<Wide>(Family::State<Wide>::load(a.state, run.begin() + at, count), visited);
       rows[0].store(visited, at, count);
     }
   }
@@ -164,27 +165,30 @@ struct Batched {
     }
   }
 
-  LONG static void locate(const Family::State<Wide> &state, Wide::i32 *visited) {
-    state_rows<Wide>(state, visited);
+  template <class L> LONG static void locate(const Family::State<L> &state, typename L::i32 *visited) {
+    state_rows<L>(state, visited);
   }
 
   // Lanes of environments from `at`, with what a step asks for.
-  struct Moved {
-    Family::State<Wide> state;
-    Outcome<Wide> outcome;
-    Wide::mask done;
-    Wide::i32 visited[STATE_MODES];
+  template <class L> struct Moved {
+    Family::State<L> state;
+    Outcome<L> outcome;
+    typename L::mask done;
+    typename L::i32 visited[STATE_MODES];
   };
 
-  LONG Moved move(int64_t at, int count, const int32_t *actions, const real (*uniforms)[CHUNK], int lane) const {
-    Wide::r p[Family::PARAMETERS + 1], u[Family::STEP_UNIFORMS + 1];
-    for (int i = 0; i < Family::PARAMETERS; ++i) p[i] = load_lanes<Wide::r>(parameter[i].data(), at, count);
-    for (int i = 0; i < Family::STEP_UNIFORMS; ++i) u[i] = load_lanes<Wide::r>(uniforms[i], lane, count);
-    const auto before = Family::State<Wide>::load(a.state, run.begin() + at, count);
-    Moved moved;
-    moved.outcome = Family::step<Wide>(p, before, convert<int64_t>(load_lanes<Wide::i32>(actions, 0, count)), u, moved.state);
+  template <class L>
+  LONG Moved<L> move(int64_t at, int count, const int32_t *actions, const real (*uniforms)[CHUNK], int lane) const {
+    typedef typename L::r Real;
+    Real p[Family::PARAMETERS + 1], u[Family::STEP_UNIFORMS + 1];
+    for (int i = 0; i < Family::PARAMETERS; ++i) p[i] = load_lanes<Real>(parameter[i].data(), at, count);
+    for (int i = 0; i < Family::STEP_UNIFORMS; ++i) u[i] = load_lanes<Real>(uniforms[i], lane, count);
+    const auto before = Family::State<L>::load(a.state, run.begin() + at, count);
+    const auto chosen = convert<int64_t>(load_lanes<typename L::i32>(actions, 0, count));
+    Moved<L> moved;
+    moved.outcome = Family::step<L>(p, before, chosen, u, moved.state);
     moved.done = moved.outcome.terminated | moved.outcome.truncated;
-    locate(moved.state, moved.visited);
+    locate<L>(moved.state, moved.visited);
     return moved;
   }
 
@@ -194,14 +198,14 @@ struct Batched {
     for (int lane = 0; lane < count; lane += Wide::COUNT) {
       const int64_t i = at + lane;
       const int lanes = std::min(Wide::COUNT, count - lane);
-      Moved moved = move(i, lanes, &action[i], uniforms, lane);
+      Moved<Wide> moved = move<Wide>(i, lanes, &action[i], uniforms, lane);
       landed(step).store(moved.visited, i, lanes);
       store_lanes(moved.outcome.reward, reward.data(), i, lanes);
       const bool ended = any(moved.done);
       if constexpr (Family::TERMINATES) {
         const Wide::r zero = fill<Wide::r>(0), gamma = fill<Wide::r>(a.gamma);
         store_lanes(choose(moved.outcome.terminated, zero, gamma), discount.data(), i, lanes);
-        if (ended) restart(moved, i, lanes, step), locate(moved.state, moved.visited);
+        if (ended) restart(moved, i, lanes, step), locate<Wide>(moved.state, moved.visited);
         here(step + 1).store(moved.visited, i, lanes);
       }
       moved.state.store(a.state, run.begin() + i, lanes);
@@ -218,7 +222,7 @@ struct Batched {
   }
 
   // Environments whose episode has ended start another.
-  void restart(Moved &moved, int64_t at, int count, int64_t step) const {
+  void restart(Moved<Wide> &moved, int64_t at, int count, int64_t step) const {
     real uniforms[Family::RESET_UNIFORMS + 1][Wide::COUNT];
     run.uniforms<Family::RESET_UNIFORMS>(AUTORESET, step, &env_of[at], &task_row_of[at], count, uniforms);
     Wide::r p[Family::PARAMETERS + 1], u[Family::RESET_UNIFORMS + 1];
@@ -332,7 +336,9 @@ struct Batched {
   }
 
   // Returns of greedy episodes of a chunk of environments, each until its first end: evaluation.greedy_step.
-  LONG void greedy(int64_t at, int count) {
+  void greedy(int64_t at, int count) { count == 1 ? greedy_in<One>(at, count) : greedy_in<Wide>(at, count); }
+
+  template <class L> LONG void greedy_in(int64_t at, int count) {
     double total[CHUNK] = {};
     bool alive[CHUNK];
     int32_t *actions = &action[at];
@@ -341,14 +347,14 @@ struct Batched {
       real uniforms[Family::STEP_UNIFORMS + 1][CHUNK];
       run.uniforms<Family::STEP_UNIFORMS>(EVALUATION_STEP, step, &env_of[at], &task_row_of[at], count, uniforms);
       for (int i = 0; i < count; ++i) actions[i] = best_action(rows[0], at + i);
-      for (int lane = 0; lane < count; lane += Wide::COUNT) {
-        const int lanes = std::min(Wide::COUNT, count - lane);
-        const Moved moved = move(at + lane, lanes, actions + lane, uniforms, lane);
+      for (int lane = 0; lane < count; lane += L::COUNT) {
+        const int lanes = std::min(L::COUNT, count - lane);
+        const Moved<L> moved = move<L>(at + lane, lanes, actions + lane, uniforms, lane);
         rows[0].store(moved.visited, at + lane, lanes);
         moved.state.store(a.state, run.begin() + at + lane, lanes);
         for (int j = 0; j < lanes; ++j) {
-          if (alive[lane + j]) total[lane + j] += moved.outcome.reward[j];
-          alive[lane + j] &= moved.done[j] == 0;
+          if (alive[lane + j]) total[lane + j] += lane_of(moved.outcome.reward, j);
+          alive[lane + j] &= lane_of(moved.done, j) == 0;
         }
       }
     }

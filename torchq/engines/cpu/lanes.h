@@ -57,6 +57,11 @@ template <class V> static inline V fill(Element<V> x) {
   }
 }
 
+template <class V> static inline Element<V> lane_of(V x, int lane) {
+  if constexpr (width<V> == 1) return x;
+  else return x[lane];
+}
+
 template <class To, class V> static inline Pack<To, width<V>> convert(V x) {
   if constexpr (width<V> == 1) return To(x);
   else return __builtin_convertvector(x, Pack<To, width<V>>);

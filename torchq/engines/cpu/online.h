@@ -111,8 +111,6 @@ struct Columns {
   }
 };
 
-typedef Lanes<1> One;
-
 // The factors of one run.
 struct Online {
   const Args &a;
