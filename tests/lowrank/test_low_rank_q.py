@@ -1,9 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 import torch
 from oracles import Adamax, block_update, joint_update
 
 from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.tabular_q import TabularQ
 from torchq.lowrank.transitions import Transition
 
 GAMMA = 0.9
@@ -126,3 +129,54 @@ def test_lrq_refuses_a_single_task(generator):
     learner, state = make("lrq", (4,))
     with pytest.raises(ValueError, match="task: expected None, because the tasks of lrq learn side by side"):
         learner.action_values(state, (torch.zeros(2, 1, 1, dtype=torch.int64),), torch.tensor([1]))
+
+
+MISSHAPEN = {
+    "one task of three": (lambda t: cut(t, slice(0, 1)), "reward: expected the shape (2 seeds, 3 tasks, envs)"),
+    "another number of seeds": (lambda t: cut(t, slice(None), slice(0, 1)), "got (1, 3, 4)"),
+    "flat indices": (
+        lambda t: t._replace(state_index=tuple(i.flatten() for i in t.state_index)),
+        "state_index: expected the shape (2 seeds, 3 tasks, envs), alike in all fields, got (24,)",
+    ),
+    "flat": (lambda t: type(t)(*(flatten(field) for field in t)), "reward: expected the shape"),
+    "an action for all": (lambda t: t._replace(action=t.action[..., :1]), "action: expected"),
+    "a number": (lambda t: t._replace(discount=torch.tensor(0.9)), "discount: expected"),
+    "a mode too few": (
+        lambda t: t._replace(next_state_index=t.next_state_index[:1]),
+        "next_state_index: expected 2 tensors, one per state mode, got 1",
+    ),
+}
+
+
+def cut(transition, tasks, seeds=slice(None)):
+    return type(transition)(
+        *(tuple(i[seeds, tasks] for i in x) if isinstance(x, tuple) else x[seeds, tasks] for x in transition)
+    )
+
+
+def flatten(field):
+    return tuple(i.flatten() for i in field) if isinstance(field, tuple) else field.flatten()
+
+
+@pytest.mark.parametrize("sharing", ["stlrq", "lrq", "clrq", "tabular"])
+@pytest.mark.parametrize(("damage", "message"), MISSHAPEN.values(), ids=MISSHAPEN)
+def test_batches_that_would_broadcast_are_refused(sharing, damage, message, generator):
+    learner = TabularQ((4, 5), 3, 3) if sharing == "tabular" else LowRankQ(sharing, (4, 5), (3,), 3, rank=2)
+    state = learner.init(torch.arange(2), device="cpu", dtype=torch.float64)
+    shape = (2, 3, 4)
+    rows, following = (tuple(torch.randint(n, shape, generator=generator) for n in (4, 5)) for _ in range(2))
+    reward = torch.randn(shape, generator=generator, dtype=torch.float64)
+    whole = Transition(rows, torch.randint(3, shape, generator=generator), reward, 0.9 + 0 * reward, following)
+    learner.update(state, whole, torch.tensor(0.1))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        learner.update(state, damage(whole), torch.tensor(0.1))
+
+
+def test_a_batch_of_the_task_named_is_taken(generator):
+    learner = LowRankQ("stlrq", (4,), (3,), 3, rank=2)
+    state = learner.init(torch.arange(2), device="cpu", dtype=torch.float64)
+    index, reward = torch.zeros(2, 1, 1, dtype=torch.int64), torch.ones(2, 1, 1, dtype=torch.float64)
+    one = Transition((index,), index, reward, reward, (index,))
+    learner.update(state, one, torch.tensor(0.1), torch.tensor([2]))
+    with pytest.raises(ValueError, match=r"expected the shape \(2 seeds, 3 tasks, envs\), alike in all fields, got"):
+        learner.update(state, one, torch.tensor(0.1))

@@ -8,11 +8,13 @@ import pytest
 import torch
 from layer_gradients import GAMMA, SAMPLES, SIZES, case, relative_errors
 
+import envs
 from torchq import LMIQLayer, LMIQLi, LMIQLiLayer
 from torchq.errors import SolverError
-from torchq.quadratic import forms, sdp
+from torchq.quadratic import forms, lqr, sdp
 from torchq.quadratic.backends import BACKENDS
 from torchq.quadratic.forms import Quadratic, Sample
+from torchq.runs import study
 
 OWN = BACKENDS[:2]
 
@@ -153,3 +155,38 @@ def test_outputs_are_a_quadratic():
     inputs = list(case("lmi-qli", 2, 1).inputs.values())
     q = LMIQLiLayer(SAMPLES, 2, 1, GAMMA)(*inputs[:6], Quadratic(*inputs[6:]))
     assert forms.greedy_gain(q).shape == (1, 2)
+
+
+def linear_quadratic(scale, count=40):
+    """Data of the first linear-quadratic task under its baseline, with V_b lower than it is, and Riccati's gain."""
+    env = envs.LinearQuadratic()
+    task = env.sample_tasks()[0]
+    found = study.make_case(env, task, envs.stack_tasks([task]), 0)
+    design = found.design._replace(value=scale * found.design.value)
+    optimal = lqr.discounted_riccati(*env.linearised(task), *env.reward_weights(), env.gamma)[1]
+    return study.dataset(found._replace(design=design), 0, count), design, optimal, env.gamma
+
+
+def test_a_pessimistic_baseline_is_warned_of_and_needs_its_bound():
+    sample, design, optimal, gamma = linear_quadratic(3.0)
+    weight = torch.tensor(1e-4, dtype=torch.float64)
+    layer = LMIQLayer(len(sample.reward), 2, 1, gamma)
+    with pytest.warns(UserWarning, match=r"bound: V_b seems pessimistic.*pass bound=P_b"):
+        P, S, R, _ = layer(*sample, weight)
+    assert (design.gain - forms.greedy_gain(Quadratic(P, S, R)) - optimal).abs().max() > 0.1
+    P, S, R, _ = layer(*sample, weight, bound=design.value)
+    torch.testing.assert_close(design.gain - forms.greedy_gain(Quadratic(P, S, R)), optimal, atol=1e-7, rtol=0)
+
+
+def test_a_bound_is_one_for_all_instances():
+    sample, design, _, gamma = linear_quadratic(3.0)
+    batch = forms.Sample(*(torch.stack((field, field)) for field in sample))
+    weight = torch.tensor(1e-3, dtype=torch.float64)
+    one = LMIQLayer(len(sample.reward), 2, 1, gamma)(*sample, weight, bound=design.value)
+    both = LMIQLayer(len(sample.reward), 2, 1, gamma)(*batch, weight, bound=design.value)
+    for ours, theirs in zip(both, one, strict=True):
+        torch.testing.assert_close(ours, torch.stack((theirs, theirs)))
+    q = forms.baseline(2, 1)
+    last = Quadratic(*(torch.stack((part, part)) for part in q))
+    both = LMIQLiLayer(len(sample.reward), 2, 1, gamma)(*batch, last, bound=design.value)
+    assert both.P.shape == (2, 2, 2)

@@ -2,7 +2,12 @@
 
 import dataclasses
 import json
+import math
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
 import torch
 from problems import command_line, outcome
@@ -205,3 +210,94 @@ def test_resume_of_a_study_on_an_environment_without_controls_is_one_line(tmp_pa
         "gridworld": "--env: expected a family with continuous controls for --algo lspi, but Gridworld has no gamma",
     }
     assert messages[env] in err
+
+
+SEVERAL = ("--env", "damped-pendulum", "--sizes", "12", "--no-progress")
+
+
+@pytest.mark.parametrize("algo", ["lmi-ql", "lmi-qli"])
+def test_equal_commands_give_equal_bytes_and_run_i_is_run_i_alone(tmp_path, algo):
+    """Whatever a process solved before, and however many processes share the runs."""
+    few = ("--iterations", 3) if algo == "lmi-qli" else ()
+    for name, more in (("a", ("--num-seeds", 4)), ("b", ("--num-seeds", 4)), ("two", ("--num-seeds", 2, "--seed", 2))):
+        assert command_line("--algo", algo, *SEVERAL, *few, *more, "--out", tmp_path / name)[0] == 0
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
+    rows = (tmp_path / "a" / "metrics.csv").read_text().splitlines()
+    assert rows[3:] == (tmp_path / "two" / "metrics.csv").read_text().splitlines()[1:]
+
+
+def test_a_fit_does_not_depend_on_what_was_solved_before(case):
+    config = resolve("lmi-ql", "damped-pendulum", "default", {"sizes": (10, 40)})
+    first, _, again = (study.run_seed(config, [case], None, seed) for seed in (1, 0, 1))
+    assert first.rows == again.rows
+    assert all(map(np.array_equal, first.learnt, again.learnt))
+
+
+def test_a_killed_study_resumes_to_the_same_bytes(tmp_path):
+    arguments = ("--algo", "lmi-qli", *SEVERAL, "--iterations", 3, "--num-seeds", 5)
+    assert command_line(*arguments, "--out", tmp_path / "quiet")[0] == 0
+    script = (
+        "import sys, torchq.runs.monte_carlo as m; m.CHECKPOINT_SECONDS = 0.0; from torchq.cli.train import main\n"
+        "if __name__ == '__main__': sys.exit(main())"
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, tmp_path / "script.py", *arguments, "--out", tmp_path / "killed"]
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
+    index = tmp_path / "killed" / "checkpoint" / "checkpoint.json"
+    while process.poll() is None and not index.exists():
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert command_line("--resume", "--out", tmp_path / "killed")[0] == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "quiet")
+
+
+def test_runs_leave_no_files_open(tmp_path):
+    """More runs than a process may open files: none of their results may hold one."""
+    script = (
+        "import resource, sys; from torchq.cli.train import main\n"
+        "if __name__ == '__main__':\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))\n"
+        f"    sys.exit(main(['--algo', 'lspi', '--iterations', '1', '--sizes', '10', '--num-seeds', '60',\n"
+        f"                   '--no-progress', '--out', {str(tmp_path / 'run')!r}]))"
+    )
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(read_rows(tmp_path / "run" / "metrics.csv")) == 60
+
+
+def rows_with(**fields):
+    row = study.Row("", 10, 0, 0, -4.0, -3.9, -4.1, 0, 0, 0.1, 0.01, 0.005)._replace(**fields)
+    return [row._replace(samples=size, seed=seed) for seed in range(3) for size in (10, 50)]
+
+
+DRAWN = {
+    "all unstable": {"unstable": 1, "episode_return": -2000.0},
+    "not a number": {"episode_return": math.nan, "cost": math.nan, "optimal_return": math.nan},
+    "infinite baseline": {"baseline_return": -math.inf},
+    "a better baseline": {"baseline_return": -3.0},
+}
+
+
+@pytest.mark.parametrize("fields", DRAWN.values(), ids=DRAWN)
+def test_any_study_can_be_drawn(tmp_path, fields):
+    """In a process of its own, for a logarithmic axis of nothing looks for its ticks for ever."""
+    script = (
+        "import sys; from math import nan, inf; from pathlib import Path; from torchq.runs.study import Row\n"
+        "from torchq.runs.study_results import plot_study\n"
+        f"plot_study({{'a': {rows_with(**fields)!r}}}, Path({str(tmp_path / 'x.png')!r}))"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=60)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    table = by_samples(rows_with(**fields))
+    json.dumps(table, allow_nan=False)
+    assert (table[0]["gap"]["median"] is None) == ("episode_return" in fields)
+
+
+def test_a_study_whose_runs_are_all_unstable_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(envs.DampedPendulum, "unstable_state", 0.0)
+    code, out, err = command_line("--algo", "lspi", *SMALL, "--no-progress", "--out", tmp_path)
+    assert (code, err) == (0, "")
+    assert "unstable 100.0%" in out
+    assert json.loads((tmp_path / "summary.json").read_text())["final_return"]["median"] == [None]

@@ -43,6 +43,11 @@ class Excitation(NamedTuple):
     noise: float
     """Root mean square of its residuals over that of V − V_b: what falls below it may be chance. NaN likewise."""
 
+    @property
+    def pessimistic(self) -> bool:
+        """Whether V_b seems to lie below the best values, by more than chance: then `dev` gives wrong gains."""
+        return self.pessimism > _PESSIMISTIC_SHARE + 2.0 * self.noise
+
 
 def least_squares_iteration(sample: Sample, gamma: float, num_iterations: int = _ITERATIONS) -> Quadratic:
     """Quadratic Q-function by fitted value iteration without inequalities: quick, exact without noise, else rough.
@@ -161,7 +166,7 @@ def diagnose(sample: Sample, gamma: float, names: Sequence[str] | None = None, *
             f"the data suggest a Q that is not concave in the control (R about {found.curvature:.1e}): explore more "
             "strongly, or collect more samples; LSPI would take such an R"
         )
-    if constraint == "dev" and found.pessimism > _PESSIMISTIC_SHARE + 2.0 * found.noise:
+    if constraint == "dev" and found.pessimistic:
         sentences.append(
             f"V_b seems pessimistic (better values at {found.pessimism:.1%} of the deviation), but the constraint dev "
             "keeps all values below it: use the constraint tot, or a more optimistic V_b"

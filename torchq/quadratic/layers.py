@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchq.quadratic import forms, sdp
+from torchq.quadratic.excitation import excitation
 from torchq.quadratic.forms import Quadratic, Sample
 
 
@@ -18,6 +21,17 @@ class _ProgramLayer(nn.Module):
         super().__init__()
         self.num_samples, self.backend = num_samples, backend
         self._layer = sdp.layer(kind, num_samples, num_features, num_controls, backend)
+        self._looked = False
+
+    def bound(self, sample: Sample, gamma: float, bound: Tensor | None) -> Tensor:
+        """B for every instance; where it is zero by default, the first call looks whether that is wise."""
+        p = sample.phi.shape[-1]
+        if bound is not None:
+            return bound.expand(*sample.phi.shape[:-2], p, p)
+        if not self._looked:
+            self._looked = True
+            _warn_of_pessimism(sample, gamma)
+        return sample.phi.new_zeros(*sample.phi.shape[:-2], p, p)
 
     def forward(self, *parameters: Tensor) -> list[Tensor]:
         batch = parameters[0].shape[:-2]
@@ -31,10 +45,37 @@ class _ProgramLayer(nn.Module):
         return [x.unflatten(0, batch) if len(batch) > 1 else x for x in self._layer(*flat, solver_args=options)]
 
 
+@torch.no_grad()
+def _warn_of_pessimism(sample: Sample, gamma: float) -> None:
+    """Say so where V_b of the first instance seems pessimistic; data that cannot tell are left to the solver."""
+    batch = sample.phi.dim() - 2
+    first = Sample(*(field[(0,) * batch].detach().cpu() for field in sample))
+    with suppress(ValueError, RuntimeError):
+        if excitation(first, gamma).pessimistic:
+            warnings.warn(
+                "bound: V_b seems pessimistic, and the default bound (dev) keeps all values below it, which gives a "
+                "wrong gain; pass bound=P_b (tot), embedded in the features",
+                stacklevel=5,
+            )
+
+
 class LMIQLayer(nn.Module):
     """LMI-QL's penalised relaxation as a layer, with gradients into every input.        [LMI, eqs. (15), (16), (18)]
 
         (φ, ũ, r, φ⁺, V_b, V_b⁺, λ) ↦ (P, S, R, W) = argmin mean |Gz + y| + λ tr(W)
+
+    What it learns is a deviation from the value V_b(x) = −xᵀP_b x ≤ 0 of a baseline u = π_b(x):
+
+        Q(x, u) = V_b(x) + φᵀPφ + 2φᵀSũ − ũᵀRũ,   ũ = u − π_b(x),   R ⪰ 1e−4 I                   [LMI, eq. (10)]
+        argmax_u Q = π_b(x) + R⁻¹Sᵀφ,   max_u Q = V_b(x) + φᵀ(P + W)φ
+
+    so with φ = x and π_b(x) = −K_b x the gain of the learnt u = −Kx is K = K_b − (R⁻¹Sᵀ), `forms.greedy_gain`.
+
+    **`bound` decides what P may be.** The default, zero (`dev`), keeps every learnt value below V_b: B − P − W ⪰ 0. It
+    needs a V_b that no policy beats. Where V_b is pessimistic, as the value of a baseline that is not optimal is, the
+    gain comes out wrong: on a linear-quadratic problem with V_b three times too low, far from Riccati's, which `bound`
+    = EᵀP_bE (`tot`, x = Eφ: the value itself stays below zero) gives to seven digits at λ = 1e−4. The first call looks
+    at its first instance, and warns where V_b seems pessimistic.
 
     Built on cvxpylayers (Agrawal et al., *Differentiable Convex Optimization Layers*, NeurIPS 2019). Back ends:
 
@@ -85,19 +126,20 @@ class LMIQLayer(nn.Module):
             value: V_b(x), (*batch, samples).
             next_value: V_b(x⁺), (*batch, samples).
             penalty_weight: λ, (*batch) or one for all.
-            bound: B of `sdp.solve_relaxation`, (*batch, p, p); None is zero (`dev`).
+            bound: B of `sdp.solve_relaxation`, (*batch, p, p) or one (p, p) for all; None is zero (`dev`, see above).
 
         Returns:
-            P (*batch, p, p), S (*batch, p, m), R (*batch, m, m) and W (*batch, p, p).
+            P (*batch, p, p), S (*batch, p, m), R (*batch, m, m) and W (*batch, p, p), with P, R and W symmetric.
 
         Raises:
             SolverError: if no instance could be solved.
         """
-        G, y = forms.residual_system(Sample(phi, deviation, reward, next_phi, value, next_value), self.gamma)
+        sample = Sample(phi, deviation, reward, next_phi, value, next_value)
+        G, y = forms.residual_system(sample, self.gamma)
         p = phi.shape[-1]
         penalty = penalty_weight[..., None, None] * torch.eye(p, dtype=G.dtype, device=G.device)
         penalty = penalty.expand(*phi.shape[:-2], p, p)
-        bound = torch.zeros_like(penalty) if bound is None else bound
+        bound = self._program.bound(sample, self.gamma, bound)
         P, S, R, W = self._program(G, y, bound, penalty)
         return P, S, R, W
 
@@ -139,13 +181,12 @@ class LMIQLiLayer(nn.Module):
             value: V_b(x), (*batch, samples).
             next_value: V_b(x⁺), (*batch, samples).
             last: P̄, S̄ and R̄, each with the batch's leading dimensions; `forms.baseline` to begin with.
-            bound: B of `sdp.solve_fitted`, (*batch, p, p); None is zero (`dev`).
+            bound: B of `sdp.solve_fitted`, (*batch, p, p) or one (p, p) for all; None is zero (`dev`).
 
         Raises:
             SolverError: if no instance could be solved.
         """
         sample = Sample(phi, deviation, reward, next_phi, value, next_value)
         G, y = forms.fitted_system(sample, self.gamma, last)
-        p = phi.shape[-1]
-        bound = G.new_zeros(*phi.shape[:-2], p, p) if bound is None else bound
+        bound = self._program.bound(sample, self.gamma, bound)
         return Quadratic(*self._program(G, y, bound))

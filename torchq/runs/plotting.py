@@ -60,13 +60,21 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("return of the greedy policy")
+    longest = max(_window(curve) for curve in curves)
+    smoothed = f"each run smoothed over {longest} evaluations, then " if longest > 1 else ""
+    figure.supxlabel(f"{smoothed}median and quartiles of runs", x=0.01, ha="left", fontsize="x-small", color="0.4")
     axes[0, 0].legend(loc="lower right", fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
 
 
+def _window(curve: Curve) -> int:
+    """Evaluations that each run is averaged over before the quartiles are taken."""
+    return max(1, len(curve.metrics.returns) // 40)
+
+
 def _draw(axis: Axes, curve: Curve, returns: np.ndarray) -> None:
-    window = max(1, len(returns) // 40)
+    window = _window(curve)
     smooth = np.lib.stride_tricks.sliding_window_view(returns, window, axis=0).mean(-1)
     samples = curve.metrics.samples[window - 1 :]
     low, median, high = np.percentile(smooth, [25, 50, 75], axis=1)
