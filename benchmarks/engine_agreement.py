@@ -9,15 +9,13 @@ samples of one distribution do. Prints Markdown, and writes it to benchmarks/res
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import tempfile
 from pathlib import Path
 
 import torch
 
-import envs
-from torchq.cli.train import main as train
+import torchq
 from torchq.versions import git_commit, versions
 
 NUM_SEEDS, FIRST_SEED = 20, 300
@@ -25,10 +23,9 @@ NUM_SEEDS, FIRST_SEED = 20, 300
 
 def final_returns(folder: Path, env: str, preset: str, engine: str) -> dict:
     """The summary of a full run."""
-    flags = ["--algo", "stlrq", "--env", env, "--preset", preset, "--engine", engine, "--no-optimal", "--no-progress"]
-    if train(envs, [*flags, "--num-seeds", str(NUM_SEEDS), "--seed", str(FIRST_SEED), "--out", str(folder)]):
-        raise SystemExit(2)
-    return json.loads((folder / "summary.json").read_text())
+    seeds = {"num_seeds": NUM_SEEDS, "seed": FIRST_SEED}
+    given = {"env": env, "preset": preset, "engine": engine, "optimal": False, "progress": False, **seeds}
+    return torchq.train(algo="stlrq", out=folder, **given).summary
 
 
 def main() -> None:

@@ -32,9 +32,7 @@ plays = [(throughput.stepper(throughput.make(env, rank, batch, 4, "cpu"), "fused
          for env, stage, rank, batch in {cases!r}]
 for play, batch in plays:
     play(1)
-flags = dict(num_seeds=100, engine="fused", device="cpu")
-resolved = [throughput.resolve(algo, env, "paper", flags) for env, algo in {papers!r}]
-papers = [throughput.prepare(config, throughput.envs) for config in resolved]
+papers = [throughput.make_online(env, algo, "fused", "cpu") for env, algo in {papers!r}]
 def round_of(run):
     start = time.perf_counter()
     state, _ = run.play(run.initial_state, 0)

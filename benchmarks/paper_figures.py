@@ -16,9 +16,8 @@ from pathlib import Path
 
 import torch
 
-import envs
+import torchq
 from torchq.cli.evaluate import main as report
-from torchq.cli.train import main as train
 from torchq.engines.cpu.engine import num_threads
 from torchq.versions import versions
 
@@ -29,10 +28,9 @@ ALGOS = ("stlrq", "lrq", "clrq")
 def ensure(folder: Path, env: str, algo: str) -> dict:
     """The summary of a run, trained or resumed if need be."""
     if not (folder / "summary.json").exists():
-        fresh = ["--algo", algo, "--env", env, "--preset", "paper", "--num-seeds", str(RUNS[env])]
-        flags = ["--resume"] if (folder / "config.json").exists() else fresh
-        if train(envs, [*flags, "--out", str(folder)]):
-            raise SystemExit(2)
+        fresh = {"algo": algo, "env": env, "preset": "paper", "num_seeds": RUNS[env]}
+        begun = (folder / "config.json").exists()
+        torchq.train(out=folder, resume=begun, **({} if begun else fresh))
     commit = json.loads((folder / "config.json").read_text())["git_commit"]
     return {**json.loads((folder / "summary.json").read_text()), "commit": commit}
 
@@ -55,7 +53,7 @@ def main() -> None:
             figure = f"{env}, {count} runs"
             how = f"{summary['engine']} | {summary['wall_time_s']:.0f} | {summary['commit']}"
             rows.append(f"| {figure} | {algo} | {final} | {how} |")
-        if report(envs, [*map(str, folders), "--out", str(out / env)]):
+        if report([*map(str, folders), "--out", str(out / env)]):
             raise SystemExit(2)
         picture = next((out / env).glob("*.png"))
         shutil.copy(picture, results / f"{env}-paper.png")

@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 
-import envs
+from torchq import families
 from torchq.engines.contract import Rates, Statistics
 from torchq.engines.cpu.engine import CppEngine
 from torchq.presets import resolve
@@ -31,7 +31,7 @@ STAGES = (("environment", 1.0, False), ("+ act", 0.1, False), ("+ update", 0.1, 
 def make(env: str, preset: str, engine: str, **flags: int) -> Experiment:
     """A stlrq run in memory."""
     config = resolve("stlrq", env, preset, {"engine": engine, "optimal": False, **flags})
-    return prepare(config.replace(device="cpu"), envs)
+    return prepare(config.replace(device="cpu"), families.make(env))
 
 
 def microseconds(action: Callable[[], object], transitions: int) -> float:

@@ -23,7 +23,7 @@ import torch
 from reference import transitions_per_second
 from torch import Tensor
 
-import envs
+from torchq import families
 from torchq.engines import graph, torch_settings
 from torchq.engines.contract import Batch, Rates, RunState
 from torchq.engines.cpu.engine import CppEngine, num_threads
@@ -70,7 +70,14 @@ class Cell(NamedTuple):
 def make(env: str, rank: int, batch: int, tasks: int, device: str) -> Experiment:
     """One run with this many environments in all."""
     flags = {"num_seeds": 1, "num_tasks": tasks, "num_envs": max(1, batch // tasks), "rank": rank, "engine": "eager"}
-    return prepare(resolve("stlrq", env, "default", {**flags, "device": device}), envs)
+    return prepare(resolve("stlrq", env, "default", {**flags, "device": device}), families.make(env))
+
+
+def make_online(env: str, algo: str, engine: str, device: str) -> Experiment:
+    """100 runs in the paper's protocol."""
+    return prepare(
+        resolve(algo, env, "paper", {"num_seeds": 100, "engine": engine, "device": device}), families.make(env)
+    )
 
 
 def stepper(experiment: Experiment, name: str, stage: str) -> Callable[[int], None]:
@@ -150,8 +157,7 @@ def spread(action: Callable[[], Any], transitions: int) -> tuple[float, float, f
 def measure_online(env: str, algo: str, name: str, device: str) -> Cell:
     """The paper's protocol, whole rounds of training as in `train.py` but without its test episodes."""
     torch.compiler.reset()
-    config = resolve(algo, env, "paper", {"num_seeds": 100, "engine": name})
-    experiment = prepare(config.replace(device=device), envs)
+    experiment = make_online(env, algo, name, device)
     last = [experiment.initial_state]
 
     def play() -> None:
@@ -162,7 +168,7 @@ def measure_online(env: str, algo: str, name: str, device: str) -> Cell:
     play()
     batch = last[0].statistics.reward.numel()
     found = spread(play, batch * experiment.rollout.env.episode_length)
-    return Cell(env, name, f"paper, {algo}", config.rank, batch, len(experiment.task_list), *found)
+    return Cell(env, name, f"paper, {algo}", experiment.config.rank, batch, len(experiment.task_list), *found)
 
 
 class Limits(NamedTuple):

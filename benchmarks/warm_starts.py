@@ -11,14 +11,13 @@ import platform
 import statistics
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import envs
-from torchq.cli.train import main as train
+import torchq
+from torchq import families
 from torchq.engines import torch_settings
 from torchq.presets import resolve
 from torchq.runs.experiment import Experiment, prepare
@@ -34,18 +33,15 @@ WINDOW = 3
 SIZES = (5, 8, 10, 15, 20, 50)
 
 
-def command(*arguments: object) -> None:
-    """A run of train.py in this process."""
-    code = train(envs, [str(argument) for argument in arguments])
-    if code:
-        raise SystemExit(code)
+def study(out: Path, sizes: tuple[int, ...], **settings: object) -> None:
+    """A run of lmi-qli on the pendulum family."""
+    torchq.train(algo="lmi-qli", env="pendulum", num_seeds=SEEDS, sizes=sizes, out=out, **settings)
 
 
 def prepared(**flags: object) -> Experiment:
     """The default stlrq run on the pendulum family, from a warm start where one is given."""
     config = resolve("stlrq", "pendulum", "default", {"num_seeds": SEEDS, **flags, "device": "cpu"})
-    warm_start = partial(start_low_rank, library=envs) if config.warm_start else None
-    experiment = prepare(config, envs, warm_start)
+    experiment = prepare(config, families.make("pendulum"), start_low_rank if config.warm_start else None)
     torch_settings.limit_threads(experiment.work)
     return experiment
 
@@ -88,7 +84,7 @@ def into_stlrq(folder: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     starts |= {f"constant {value:g}": constant(prepared(), value) for value in CONSTANTS}
     for samples in (20, 200):
         name = folder / f"quadratic-{samples}"
-        command("--algo", "lmi-qli", "--env", "pendulum", "--num-seeds", SEEDS, "--sizes", samples, "--out", name)
+        study(name, (samples,))
         starts[f"lmi-qli, {samples} samples a task"] = prepared(warm_start=str(name))
     curves = {name: curve(experiment) for name, experiment in starts.items()}
     heads = [f"samples to {threshold:g}" for threshold in THRESHOLDS]
@@ -103,14 +99,13 @@ def into_stlrq(folder: Path) -> tuple[list[str], dict[str, np.ndarray]]:
 
 def into_lmi_qli(folder: Path) -> list[str]:
     """Gap to feedback linearisation with and without a start from a trained Q-tensor."""
-    command("--algo", "stlrq", "--num-seeds", SEEDS, "--out", folder / "tensor")
+    torchq.train(algo="stlrq", num_seeds=SEEDS, out=folder / "tensor")
     rows = ["| iterations | start | " + " | ".join(f"N = {size}" for size in SIZES) + " | unstable | failed |"]
     rows.append("|---" * (4 + len(SIZES)) + "|")
     for iterations in (1, 5, 20):
-        for name, flags in (("cold", ()), ("stlrq", ("--warm-start", folder / "tensor"))):
+        for name, settings in (("cold", {}), ("stlrq", {"warm_start": folder / "tensor"})):
             out = folder / f"back-{iterations}-{name}"
-            command("--algo", "lmi-qli", "--env", "pendulum", "--num-seeds", SEEDS, "--iterations", iterations,
-                    "--sizes", ",".join(map(str, SIZES)), "--out", out, *flags)  # fmt: skip
+            study(out, SIZES, iterations=iterations, **settings)
             results = read_rows(out / "metrics.csv")
             gaps = " | ".join(f"{entry['gap']['median']:.4f}" for entry in by_samples(results))
             shares = [statistics.mean(getattr(row, kind) for row in results) for kind in ("unstable", "failed")]

@@ -15,6 +15,13 @@ if not os.environ.get("TORCHQ_NO_SHAPE_CHECKS"):
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ from torchq.engines import graph, torch_settings
 from torchq.engines.eager import Stepwise
 from torchq.tree import flatten
 
-GPUS = ["cuda"] if torch.cuda.is_available() else []
+GPUS = [pytest.param("cuda", marks=pytest.mark.gpu)]
 SHORT = library(episode_length=50)
 
 
@@ -87,7 +87,7 @@ def test_a_million_tasks_need_less_than_half_a_gigabyte_of_factors_and_moments()
     assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) < 2**29
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("engine", ["eager", "graph"])
 def test_deterministic_runs_give_the_same_bytes_twice_on_the_gpu(engine, monkeypatch):
     """Joint state modes have 400 rows, which are summed by scatter."""

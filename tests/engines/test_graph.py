@@ -55,7 +55,7 @@ def test_graphs_divide_an_episode(steps):
     assert graph._block(100) == graph._block(200) == 25
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize(("algo", "env", "preset", "options"), CASES)
 def test_graphs_equal_eager_steps_on_the_gpu(algo, env, preset, options, monkeypatch):
     monkeypatch.setattr(graph, "compiled", Stepwise)  # Shapes are checked in this process.

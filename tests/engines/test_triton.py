@@ -85,7 +85,7 @@ def test_without_a_gpu_it_says_so(monkeypatch):
         triton_engine(experiment("stlrq", "pendulum", "paper").rollout)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("preset", ["default", "paper"])
 @pytest.mark.parametrize(("algo", "env"), [("stlrq", "pendulum"), ("lrq", "wireless"), ("clrq", "wireless")])
 def test_triton_programs_equal_eager_steps_on_the_gpu(algo, env, preset):

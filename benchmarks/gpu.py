@@ -1,0 +1,316 @@
+"""All that a machine with a GPU must answer, in one call of at most nine minutes.
+
+    python benchmarks/gpu.py [--only NAME,NAME] [--out NAME]
+    python benchmarks/gpu.py --dry-run --out FOLDER/NAME    # the same on a CPU, at sizes that take seconds
+
+Every section runs in a process of its own with a time of its own, so that one that fails or hangs costs only itself;
+what it had measured by then is kept. Writes one page and one JSON file, with device and commit, to
+benchmarks/results/gpu-DEVICE.{md,json}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+TOTAL_SECONDS = 530.0
+
+Row = dict[str, Any]
+"""One line of a section's table; keys are its columns."""
+
+
+class Plan(NamedTuple):
+    """What a section is asked for."""
+
+    device: str
+    dry: bool
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines to look at besides eager mode, the quickest to begin with first."""
+        return ("fused",) if self.dry else ("fused", "graph", "compile")
+
+
+def machine(plan: Plan) -> Iterator[Row]:
+    """What it can do: best of ten large copies and single-precision matrix products."""
+    import throughput
+
+    name = _device_name(plan.device)
+    bounds = throughput.limits(plan.device)
+    yield {"device": name, "copy, GB/s": bounds.copy / 1e9, "matrix product, Tflop/s": bounds.peak / 1e12}
+
+
+def tests(plan: Plan) -> Iterator[Row]:
+    """The tests that need a GPU, file by file; in a dry run they are only collected."""
+    names = sorted(path.stem for path in (ROOT / "tests" / "engines").glob("test_*.py"))
+    files = [name for name in names if "mark.gpu" in (ROOT / "tests" / "engines" / f"{name}.py").read_text()]
+    for group in [files] if plan.dry else [[name] for name in files]:
+        command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider"]
+        more = ["--collect-only"] if plan.dry else []
+        paths = [f"tests/engines/{name}.py" for name in group]
+        done = subprocess.run([*command, *more, *paths], cwd=ROOT, capture_output=True, text=True)
+        lines = [line for line in done.stdout.splitlines() if line.strip()] or [_last(done.stderr.strip())]
+        kinds = {kind: "; ".join(line for line in lines if line.startswith(start))
+                 for kind, start in (("failed", ("FAILED", "ERROR")), ("skipped", "SKIPPED"))}  # fmt: skip
+        yield {"files": ", ".join(group), "exit code": done.returncode, "end": lines[-1], **kinds}
+
+
+def agreement(plan: Plan) -> Iterator[Row]:
+    """Every engine against eager mode: how far factors are apart after one round and more, and where they end."""
+    rounds = 2 if plan.dry else 20
+    for env, preset in (("pendulum", "default"), ("wireless", "default"), ("pendulum", "paper")):
+        reference = None
+        for engine in ("eager", *plan.engines):
+            row: Row = {"env": env, "preset": preset, "engine": engine}
+            try:
+                begun = time.perf_counter()
+                one, many, returns = _short_run(plan, env, preset, engine, rounds)
+                seconds = time.perf_counter() - begun
+            except Exception as error:  # Of one engine; the others go on.
+                yield row | {"note": _line(error)}
+                continue
+            reference = reference or (one, many)
+            row["apart after 1 round"], row[f"after {rounds}"] = map(_apart, (one, many), reference)
+            row["return, tasks 0/1/2/3"] = " / ".join(f"{value:.1f}" for value in returns)
+            yield row | {"seconds": seconds, "note": ""}
+
+
+def _short_run(plan: Plan, env: str, preset: str, engine: str, rounds: int) -> tuple[list[Any], list[Any], list[float]]:
+    """Factors after the first round and at the end of a run, and its final greedy returns."""
+    from torchq import families
+    from torchq.presets import resolve
+    from torchq.runs.experiment import prepare
+
+    given = {"num_seeds": 2 if plan.dry else 8, "episodes": rounds, "eval_every": 1, "dtype": "float64"}
+    config = resolve("stlrq", env, preset, {**given, "engine": engine, "device": plan.device})
+    run = prepare(config, families.make(env))
+    state, _ = run.play_block(run.initial_state, 0, 1)
+    one = [factor.double().cpu() for factor in state.learner.factors]
+    state, evaluations = run.play_block(state, 1, rounds - 1)
+    many = [factor.double().cpu() for factor in state.learner.factors]
+    return one, many, evaluations[-1].returns.median(0).values.tolist()
+
+
+def _apart(factors: list[Any], reference: list[Any]) -> str:
+    """Largest relative difference of a factor."""
+    found = ((ours - theirs).norm() / theirs.norm() for ours, theirs in zip(factors, reference, strict=True))
+    return f"{max(float(value) for value in found):.1e}"
+
+
+def rates(plan: Plan) -> Iterator[Row]:
+    """Transitions per second by engine, rank, environments and tasks; the limit is that of copying and arithmetic."""
+    import throughput
+
+    bounds = throughput.limits(plan.device)
+    update, sizes = throughput.STAGES[2], (64,) if plan.dry else (1 << 12, 1 << 16, 1 << 20)
+    cases = [
+        (env, engine, rank, size, 4)
+        for engine in (*plan.engines, "eager")
+        for env, rank in (("pendulum", 8), ("pendulum", 30), ("wireless", 8))
+        for size in sizes
+        if engine != "compile" or (env, rank) == ("pendulum", 8)
+    ]
+    tasks = (16,) if plan.dry else (1024, 65536)
+    cases[len(sizes) * 3 : len(sizes) * 3] = [("pendulum", "fused", 8, sizes[-1], count) for count in tasks]
+    for env, engine, rank, size, count in cases:
+        row: Row = {"env": env, "engine": engine, "rank": rank, "environments": size, "tasks": count}
+        try:
+            cell = throughput.measure(env, engine, update, rank, size, count, plan.device)
+        except Exception as error:  # Of one cell; the others go on.
+            yield row | {"million/s": None, "of the limit": None, "note": _line(error)}
+            continue
+        if cell is None:
+            yield row | {"million/s": None, "of the limit": None, "note": "too slow to repeat"}
+            continue
+        moved, operations = throughput.cost(throughput.make(env, rank, count, count, "cpu"), update)
+        share = max(cell.median * moved / bounds.copy, cell.median * operations / bounds.peak)
+        yield row | {"million/s": cell.median / 1e6, "of the limit": f"{share:.1%}", "note": ""}
+
+
+def figures(plan: Plan) -> Iterator[Row]:
+    """The published figures, tests included: as much of each run as fits its share of the time, and so the whole."""
+    from torchq import families
+    from torchq.engines.torch_settings import wait_for
+    from torchq.presets import resolve
+    from torchq.runs.experiment import prepare
+
+    seconds = 0.1 if plan.dry else 14.0
+    for env, runs in (("pendulum", 100), ("wireless", 200)):
+        for algo in ("stlrq",) if plan.dry else ("stlrq", "lrq", "clrq"):
+            seeds = 2 if plan.dry else runs
+            config = resolve(algo, env, "paper", {"num_seeds": seeds, "engine": "fused", "device": plan.device})
+            run = prepare(config, families.make(env))
+            state, _ = run.play_block(run.initial_state, 0, 1)
+            wait_for(run.rollout.device)
+            begun, played, count, spent = time.perf_counter(), 0, 1, 0.0
+            while played < config.episodes - 1 and spent < seconds:
+                count = min(count, config.episodes - 1 - played)
+                state, _ = run.play_block(state, 1 + played, count)
+                wait_for(run.rollout.device)
+                played, spent = played + count, time.perf_counter() - begun
+                count = max(1, min(2 * count, int(count * 2.0 * played / spent) if spent else 1))
+            per_round = spent / played
+            transitions = run.initial_state.statistics.reward[:, :].shape[0] * len(run.task_list)
+            rate = transitions * run.rollout.env.episode_length / per_round / 1e6
+            yield {"figure": f"{env}, {seeds} runs", "algo": algo, "million/s": rate, "rounds timed": played,
+                   "of": config.episodes, "whole figure, s": per_round * config.episodes}  # fmt: skip
+
+
+def deterministic(plan: Plan) -> Iterator[Row]:
+    """What a fixed order of sums costs."""
+    import throughput
+
+    from torchq.engines import torch_settings
+
+    size = 64 if plan.dry else 1 << 18
+    for engine in ("fused", "eager") if plan.dry else ("fused", "graph", "eager"):
+        found = []
+        for wanted in (False, True):
+            with torch_settings.deterministic(wanted, plan.device):
+                cell = throughput.measure("pendulum", engine, throughput.STAGES[2], 8, size, 4, plan.device)
+            found.append(cell.median / 1e6 if cell else float("nan"))
+        yield {"engine": engine, "environments": size, "million/s": found[0], "with --deterministic": found[1],
+               "cost": f"{found[0] / found[1] - 1:.0%}"}  # fmt: skip
+
+
+def command(plan: Plan) -> Iterator[Row]:
+    """The default command as a user meets it: with nothing compiled, then again."""
+    small = ("--episodes", "5", "--num-seeds", "2", "--env", "gridworld") if plan.dry else ()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("nothing compiled yet", "again"):
+            given = ["--algo", "stlrq", "--device", plan.device, *small, "--no-progress", "--out", f"{folder}/{name}"]
+            environment = {**os.environ, "TORCHQ_CACHE": f"{folder}/cache", "TRITON_CACHE_DIR": f"{folder}/triton"}
+            begun = time.perf_counter()
+            done = subprocess.run(
+                [sys.executable, "train.py", *given], cwd=ROOT, env=environment, capture_output=True, text=True
+            )
+            seconds = time.perf_counter() - begun
+            lines = (done.stdout if done.returncode == 0 else done.stderr).splitlines()
+            yield {"run": name, "seconds": seconds, "exit code": done.returncode,
+                   "first line": lines[0] if lines else "", "last line": lines[-1] if lines else ""}  # fmt: skip
+
+
+SECTIONS: dict[str, tuple[Callable[[Plan], Iterator[Row]], float]] = {
+    "machine": (machine, 30.0),
+    "agreement": (agreement, 110.0),
+    "command": (command, 60.0),
+    "figures": (figures, 120.0),
+    "rates": (rates, 120.0),
+    "deterministic": (deterministic, 40.0),
+    "tests": (tests, 200.0),
+}
+"""In the order of what is missed most; the last take what time is left."""
+
+
+def run_section(name: str, seconds: float, *, dry: bool) -> dict[str, Any]:
+    """Rows of a section from a process of its own, and how it ended."""
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        given = [sys.executable, __file__, "--section", name, "--rows", str(path), *(["--dry-run"] if dry else [])]
+        process = subprocess.Popen(given, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            error = process.communicate(timeout=seconds)[1].strip()
+            status = "done" if process.returncode == 0 else f"exit code {process.returncode}: {_last(error)}"
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.communicate()
+            status = f"stopped after {seconds:.0f} s"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {"status": status, "seconds": time.perf_counter() - begun, "rows": rows}
+
+
+def write_rows(name: str, path: Path, plan: Plan) -> None:
+    """In the section's process: one line a row, as soon as it is there."""
+    import torch
+
+    sys.path[:0] = [str(ROOT)]
+    with path.open("w") as file, torch.no_grad():
+        for row in SECTIONS[name][0](plan):
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+
+def page(found: dict[str, Any]) -> str:
+    """Everything as Markdown."""
+    lines = ["# On a GPU", "", f"{found['device']}; {found['versions']}; commit {found['commit']}; "
+             f"{found['seconds']:.0f} s; `python benchmarks/gpu.py`"]  # fmt: skip
+    for name, section in found["sections"].items():
+        what = (SECTIONS[name][0].__doc__ or "").strip()
+        lines += ["", f"## {name}", "", f"{what} ({section['status']}, {section['seconds']:.0f} s)", ""]
+        columns = list(dict.fromkeys(key for row in section["rows"] for key in row))
+        if columns:
+            lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+        lines += ["| " + " | ".join(_cell(row.get(column)) for column in columns) + " |" for row in section["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+    return text.replace("|", "\\|")
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+
+
+def _last(text: str) -> str:
+    return text.rpartition("\n")[2]
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else f"CPU ({platform.machine()})"
+
+
+def main() -> int:
+    """Measure and write; the exit code says whether every section came to its end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dry-run", action="store_true", help="on a CPU, at sizes that take seconds")
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
+    parser.add_argument("--out", type=Path, help="where to write, without a suffix; default: benchmarks/results/gpu-…")
+    parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    device = "cpu" if chosen.dry_run else "cuda"
+    if chosen.section:
+        write_rows(chosen.section, chosen.rows, Plan(device, chosen.dry_run))
+        return 0
+    import torch
+
+    from torchq.versions import git_commit, versions
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: expected a machine with a CUDA GPU, found none; --dry-run needs none")
+    if unknown := [name for name in chosen.only.split(",") if name not in SECTIONS]:
+        raise SystemExit(f"error: --only: expected some of {', '.join(SECTIONS)}, got {', '.join(unknown)}")
+    begun, sections = time.perf_counter(), {}
+    for name in chosen.only.split(","):
+        left = TOTAL_SECONDS - (time.perf_counter() - begun)
+        sections[name] = run_section(name, max(1.0, min(SECTIONS[name][1], left)), dry=chosen.dry_run)
+        print(f"{name}: {sections[name]['status']}, {sections[name]['seconds']:.0f} s", flush=True)
+    name, seconds = _device_name(device), time.perf_counter() - begun
+    found = {"device": name, "versions": versions(), "commit": git_commit(), "seconds": seconds, "sections": sections}
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    out = chosen.out or Path(__file__).parent / "results" / f"gpu-{slug}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    out.with_suffix(".md").write_text(page(found))
+    print(page(found))
+    return int(any(section["status"] != "done" for section in sections.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

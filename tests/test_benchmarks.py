@@ -1,0 +1,41 @@
+"""The benchmark of a machine with a GPU, as far as a CPU can tell."""
+
+import json
+import subprocess
+import sys
+
+import gpu
+from problems import ROOT
+
+
+def test_every_question_to_a_gpu_is_answered_in_a_dry_run(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--dry-run", "--out", tmp_path / "found"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["commit"]
+    assert found["device"].startswith("CPU")
+    assert found["sections"].keys() == gpu.SECTIONS.keys()
+    rows = {name: section["rows"] for name, section in found["sections"].items()}
+    assert all(section["status"] == "done" for section in found["sections"].values())
+    assert {row["engine"] for row in rows["agreement"]} == {"eager", "fused"}
+    assert all(float(row["apart after 1 round"]) < 1e-9 for row in rows["agreement"])
+    assert all(row["million/s"] > 0 for row in rows["rates"])
+    assert all(row["whole figure, s"] > 0 for row in rows["figures"])
+    assert all(row["exit code"] == 0 for name in ("tests", "command") for row in rows[name])
+    page = (tmp_path / "found.md").read_text()
+    assert all(f"## {name}" in page for name in gpu.SECTIONS)
+
+
+def test_a_section_that_fails_or_hangs_costs_only_itself(monkeypatch, tmp_path):
+    """And what it had measured is kept."""
+    script = "import json, sys, time; sys.path[:0] = {path!r}; open(sys.argv[4], 'w').write({rows!r}); {end}"
+    rows = json.dumps({"a": 1}) + "\n"
+    for end, status in (("raise ValueError('no such luck')", "exit code 1: ValueError: no such luck"),
+                        ("time.sleep(60)", "stopped after 2 s")):  # fmt: skip
+        (tmp_path / "section.py").write_text(script.format(path=[], rows=rows, end=end))
+        monkeypatch.setattr(gpu, "__file__", str(tmp_path / "section.py"))
+        found = gpu.run_section("rates", 2.0, dry=False)
+        assert found["status"] == status
+        assert found["rows"] == [{"a": 1}]
+        assert found["seconds"] < 10
