@@ -1,3 +1,5 @@
+import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -49,6 +51,80 @@ def test_a_wheel_brings_every_source(installed):
         brought = {path.relative_to(installed) for path in (installed / package).rglob("*") if path.is_file()}
         assert sources
         assert sources <= brought
+
+
+SNIPPET = """
+import numpy as np
+import torchq
+
+run = torchq.train(algo="stlrq", env="pendulum", episodes=50, out="runs/a")
+action: int = run.policy.act(np.zeros(2), task=2)
+median: list[float] = run.summary["final_return"]["median"]
+q: torchq.QTensor = torchq.load("runs/a").q_tensor
+curves: np.ndarray = run.metrics.returns.mean(0)
+wrong: int = run.metrics
+"""
+
+
+def test_types_reach_those_who_use_the_package(tmp_path):
+    """A strict check of code that imports it, with one mistake, from another folder."""
+    (tmp_path / "snippet.py").write_text(SNIPPET)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), "snippet.py"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    errors = [line for line in done.stdout.splitlines() if "error" in line]
+    assert errors[:-1] == [
+        'snippet.py:10: error: Incompatible types in assignment (expression has type "Metrics", variable has type '
+        '"int")  [assignment]'
+    ], done.stdout
+
+
+def test_a_wheel_brings_commands_families_and_types(installed):
+    (info,) = installed.glob("*.dist-info")
+    entries = (info / "entry_points.txt").read_text()
+    assert "torchq = torchq.cli.main:main" in entries
+    assert "pendulum = envs.pendulum:Pendulum" in entries
+    assert (installed / "torchq" / "py.typed").exists()
+    text = (info / "METADATA").read_text()
+    assert f"Version: {torchq.__version__}" in text
+    assert "Requires-Dist: clarabel" in text
+
+
+def test_every_package_that_is_imported_is_declared():
+    """By the core, or by an extra for what only an extra needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = [name for group in ("layers", "moreau") for name in project["optional-dependencies"][group]]
+    declared = {re.split(r"[><=]", name)[0] for name in (*project["dependencies"], *optional)}
+    own = {"torchq", "envs", "triton"}  # triton comes with torch where there are GPUs
+    found = set()
+    for path in (*(ROOT / "torchq").rglob("*.py"), *(ROOT / "envs").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    assert found - set(sys.stdlib_module_names) - own - {name.replace("-", "_") for name in declared} == set()
+
+
+def test_a_wheel_alone_trains_where_envs_is_another_package(installed, tmp_path):
+    """Train, load, act and evaluate, in a process that sees the wheel and not the repository."""
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("mine = 1")
+    script = f"""
+import sys
+sys.path[:0] = ["", {str(installed)!r}]
+import envs, torchq
+from torchq.cli.main import main
+assert envs.mine == 1
+assert torchq.__file__.startswith({str(installed)!r}), torchq.__file__
+small = ["--episodes", "2", "--num-seeds", "2", "--env", "gridworld", "--no-progress", "--device", "cpu"]
+assert main(["train", "--algo", "stlrq", *small, "--out", "a"]) == 0
+run = torchq.load("a")
+assert run.evaluate(episodes=2).shape == (2, 4)
+assert run.policy.act([[0.0, 1.0]] * 3, task=2).shape == (3,)
+assert main(["evaluate", "a", "--episodes", "2"]) == 0
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_wheel_alone_trains(installed, tmp_path):

@@ -14,13 +14,14 @@ def blocks(mark):
     return re.findall(rf"<!-- {mark} -->\n```\w+\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("example"), ids=["qtensor", "gymnasium"])
-def test_examples_run(code):
+@pytest.mark.parametrize("code", blocks("example"), ids=["train", "qtensor", "gymnasium"])
+def test_examples_run(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
 
 
 def test_the_loop_has_about_ten_lines():
-    assert len(blocks("example")[0].strip().splitlines()) <= 12
+    assert len(blocks("example")[1].strip().splitlines()) <= 12
 
 
 def test_commands_are_those_of_the_continuous_integration():
@@ -32,7 +33,7 @@ def test_commands_are_those_of_the_continuous_integration():
 
 def test_flags_that_readme_names_exist():
     _, text, _ = command_line("--help")
-    known = set(re.findall(r"--[a-z-]+", text)) | {"--json", "--samples", "--logdir", "--check"}
+    known = set(re.findall(r"--[a-z-]+", text)) | {"--json", "--samples", "--logdir", "--check", "--dry-run"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
 
