@@ -28,6 +28,7 @@ HEAVY = {
     "diffcp",
     "clarabel",
     "moreau",
+    "loky",
     "tqdm",
 }
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ from problems import command_line, outcome
 import torchq.engines.protocols
 import torchq.runs.training
 from torchq.checkpoint import load_checkpoint
+from torchq.cli.main import main as torchq_main
 from torchq.presets import resolve
 from torchq.runs.folder import claim
 
@@ -261,3 +263,25 @@ def test_an_environment_that_misses_something_is_named_before_the_run(tmp_path):
     expected = "error: --env: expected a family with discrete actions and a grid for --algo stlrq, but Half has no"
     assert err.startswith(f"{expected} terminates, num_actions")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_torchq_has_commands_and_a_version():
+    for arguments in ((), ("--help",)):
+        code, out, err = command_line(*arguments, entry=torchq_main)
+        assert (code, err) == (0, "")
+        assert re.search(r"Commands:\n  evaluate .*\n  train ", out)
+    assert command_line("--version", entry=torchq_main)[1] == f"torchq, version {torchq.__version__}\n"
+    code, _, err = command_line("trian", entry=torchq_main)
+    assert code == 2
+    assert err.startswith("error: No such command 'trian'.")
+    code, _, err = command_line("train", *GOOD, "--epsiodes", 3, entry=torchq_main)
+    assert (code, err) == (2, "error: --epsiodes: no such flag; did you mean --episodes?\n")
+
+
+def test_the_command_torchq_is_the_same_code(tmp_path):
+    assert command_line(*GOOD, "--out", tmp_path / "a")[0] == 0
+    assert command_line("train", *GOOD, "--out", tmp_path / "b", entry=torchq_main)[0] == 0
+    assert outcome(tmp_path / "a") == outcome(tmp_path / "b")
+    code, out, _ = command_line("evaluate", tmp_path / "a", "--json", "--out", tmp_path / "c", entry=torchq_main)
+    assert code == 0
+    assert json.loads(out)["runs"][0]["finished"]

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -281,3 +283,12 @@ def test_a_run_that_was_killed_can_be_loaded(tmp_path, runs):
         _ = run.summary
     with pytest.raises(CheckpointError, match="holds none yet"):
         _ = run.policy
+
+
+def test_a_script_without_a_guard_is_not_run_again(tmp_path):
+    """Where a study has processes of its own, as multiprocessing would."""
+    script = "import torchq; print('once'); torchq.train(algo='lspi', num_seeds=4, sizes=[20], progress=False)"
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["lspi-damped-pendulum-1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import click
@@ -16,4 +17,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = [train.command("train"), evaluate.command("evaluate")]
     help_text = "Value functions for many related tasks at once. Every command has a --help of its own."
     group = click.Group("torchq", commands=commands, help=help_text)
-    return run_command(click.version_option(torchq.__version__, package_name="torchq")(group), argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    return run_command(click.version_option(torchq.__version__, package_name="torchq")(group), given or ["--help"])

@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,16 +159,17 @@ def _restore(tensors: dict[str, Tensor], counters: dict[str, Any], path: Path, r
 def _outcomes(config: Config, cases: list[Case], starts: Quadratic | None, seeds: range) -> Iterator[Outcome]:
     """Outcomes in the order of the seeds, from as many processes as there are processors.
 
-    A process finds its family by name, and what it gives back is NumPy's: tensors between processes cost a file
-    descriptor each.
+    Those of loky, unlike multiprocessing's own, do not run the user's script again. A process finds its family by name;
+    what it gives back is NumPy's, for tensors between processes cost a file descriptor each.
     """
     workers = min(os.cpu_count() or 1, len(seeds))
     if workers <= 1 or len(seeds) < 4:
         yield from (run_seed(config, cases, starts, seed) for seed in seeds)
         return
-    context = multiprocessing.get_context("spawn")
+    from loky import ProcessPoolExecutor
+
     given = None if starts is None else [part.numpy() for part in starts]
-    with ProcessPoolExecutor(workers, context, _begin, (config, given)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(config, given)) as pool:
         yield from pool.map(_run_seed, seeds)
 
 
