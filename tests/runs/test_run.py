@@ -292,3 +292,16 @@ def test_a_script_without_a_guard_is_not_run_again(tmp_path):
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "once\n"), done.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["lspi-damped-pendulum-1"]
+
+
+@pytest.mark.parametrize("given", [{"algo": "stlrq", **SMALL}, {"algo": "lspi", "num_seeds": 1, "sizes": [20]}])
+def test_training_leaves_the_process_as_it_was(tmp_path, given):
+    """A notebook goes on with its threads and its gradients."""
+    before = torch.get_num_threads(), torch.is_grad_enabled(), torch.initial_seed(), list(sys.path)
+    torch.set_num_threads(2)
+    try:
+        torchq.train(out=tmp_path / "run", **{**given, "progress": False})
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before[0])
+    assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.initial_seed(), list(sys.path)) == before

@@ -187,3 +187,31 @@ def test_many_tasks_train_without_an_optimum(tmp_path):
     assert summary["optimal_return"] is None
     assert len(summary["tasks"]) == len(summary["final_return"]["median"]) == 40
     assert "more in summary.json" in out
+
+
+def test_rounds_are_played_in_blocks_that_memory_and_checkpoints_allow(tmp_path, monkeypatch):
+    """The same bytes whatever the blocks; more rounds at a time where they are quick."""
+    counts, original = [], torchq.runs.experiment.Experiment.play_block
+
+    def watched(self, state, first, count):
+        counts.append(count)
+        return original(self, state, first, count)
+
+    monkeypatch.setattr(torchq.runs.experiment.Experiment, "play_block", watched)
+    given = ("--episodes", 30, "--engine", "fused", "--eval-every", 2)
+    seen = {}
+    for name, setting, value in (
+        ("free", "BLOCK_SECONDS", 100.0),
+        ("one by one", "BLOCK_SECONDS", 0.0),
+        ("kept", "CHECKPOINT_SECONDS", 0.0),
+        ("small", "MAX_STARTS", 3 * 2 * 4 * 8),
+    ):
+        counts.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(torchq.runs.training, setting, value)
+            run(tmp_path / name, *given)
+        seen[name] = list(counts)
+    assert seen["free"] == [1, 4, 16, 9]
+    assert seen["one by one"] == seen["kept"] == [1] * 30
+    assert max(seen["small"]) == 3
+    assert len({outcome(tmp_path / name)[:2] for name in seen}) == 1

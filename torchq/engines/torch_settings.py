@@ -35,6 +35,16 @@ def wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """Leave the number of CPU threads as it was, whatever a run sets it to."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def limit_threads(work: int) -> None:
     """Compute on one CPU thread where a step is too small to share, unless OMP_NUM_THREADS says otherwise.
 

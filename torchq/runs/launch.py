@@ -40,7 +40,8 @@ def train(*, out: str | Path | None = None, resume: bool = False, progress: bool
         resume: go on with the run in `out`, with its configuration; more `episodes` extend it.
         progress: whether to show a bar; None shows it on a terminal.
         settings: `algo` ("stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli" or "lspi"), and any of `env`, `preset`
-            and the fields of `torchq.config.Config`, which `train.py --help` explains; None is as good as left out.
+            and the fields of `torchq.config.Config`, which `train.py --help` explains; None is as good as left out. `env`
+            is the name of a family, or "module:Family" for one of your own.
 
     Raises:
         UsageError: a ValueError, if a setting is not as expected.
@@ -78,7 +79,8 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
     config = resumed_config(out, given) if resume else new_config(out, given)
     family = families.make(config.env)
     start = _study if config.algo in QUADRATIC_ALGOS else _learner
-    return Run(start(config, family, out, resume, progress, tell))
+    with torch_settings.threads_kept():
+        return Run(start(config, family, out, resume, progress, tell))
 
 
 def _learner(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:

@@ -28,6 +28,8 @@ from torchq.versions import versions
 CHECKPOINT_SECONDS = 15.0
 BLOCK_SECONDS = 0.5
 """Of rounds played in one call: long enough to hide it, short enough for progress and Ctrl-C."""
+MAX_STARTS = 1 << 20
+"""Of episodes prepared at a time, where episodes are short: they are held in memory."""
 MAX_TASKS_FOR_OPTIMUM = 16
 MAX_TASKS_ON_BOARD = 64
 
@@ -85,9 +87,12 @@ def train(
         total=config.episodes, initial=here.episode, unit="ep", disable=None if progress is None else not progress
     )
     begun, saved, count = time.monotonic() - here.seconds, here.seconds, 1
+    longest = max(
+        1, MAX_STARTS // (rollout.seeds.numel() * rollout.num_tasks * max(config.num_envs, config.eval_episodes))
+    )
     try:
         while here.episode < config.episodes:
-            count = min(count, config.episodes - here.episode)
+            count = min(count, longest, config.episodes - here.episode)
             state, evaluations = experiment.play_block(here.state, here.episode, count)
             wait_for(rollout.device)
             after = here._replace(state=state, episode=here.episode + count, seconds=time.monotonic() - begun)
