@@ -40,8 +40,8 @@ def train(*, out: str | Path | None = None, resume: bool = False, progress: bool
         resume: go on with the run in `out`, with its configuration; more `episodes` extend it.
         progress: whether to show a bar; None shows it on a terminal.
         settings: `algo` ("stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli" or "lspi"), and any of `env`, `preset`
-            and the fields of `torchq.config.Config`, which `train.py --help` explains; None is as good as left out. `env`
-            is the name of a family, or "module:Family" for one of your own.
+            and the fields of `torchq.config.Config`, which `train.py --help` explains; None is as good as left out.
+            `env` is the name of a family, or "module:Family" for one of your own.
 
     Raises:
         UsageError: a ValueError, if a setting is not as expected.

@@ -87,9 +87,8 @@ def train(
         total=config.episodes, initial=here.episode, unit="ep", disable=None if progress is None else not progress
     )
     begun, saved, count = time.monotonic() - here.seconds, here.seconds, 1
-    longest = max(
-        1, MAX_STARTS // (rollout.seeds.numel() * rollout.num_tasks * max(config.num_envs, config.eval_episodes))
-    )
+    episodes_a_round = len(rollout.seeds) * rollout.num_tasks * max(config.num_envs, config.eval_episodes)
+    longest = max(1, MAX_STARTS // episodes_a_round)
     try:
         while here.episode < config.episodes:
             count = min(count, longest, config.episodes - here.episode)
