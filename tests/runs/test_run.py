@@ -244,6 +244,11 @@ def test_a_study_has_rows_and_a_policy_of_controls(quadratic):
             r"task: expected one number, or a batch \(5,\), got",
         ),
         (lambda p: p.act(np.zeros(4), epsilon=2.0), r"epsilon: expected a number from 0 to 1, got 2.0"),
+        (lambda p: p.act(np.zeros(4), epsilon="few"), r"epsilon: expected a number from 0 to 1, got 'few'"),
+        (lambda p: p.act("high"), r"observation: expected numbers, got 'high'"),
+        (lambda p: p.act([[0.0] * 4, [0.0]]), r"observation: expected numbers, got \[\["),
+        (lambda p: p.act(np.zeros(4), task=None), r"task: expected numbers from 0 to 3, got None"),
+        (lambda p: p.act(np.zeros(4), task="two"), r"task: expected numbers from 0 to 3, got 'two'"),
     ],
 )
 def test_what_a_policy_cannot_act_on_gets_one_line(runs, act, message):
@@ -258,6 +263,10 @@ def test_what_a_run_does_not_have_is_said(runs, quadratic, tmp_path):
             UsageError,
             "folder: expected a run folder, but .* does not exist",
         ),
+        (lambda: torchq.load(5), UsageError, "folder: expected the path of a run folder, got 5"),
+        (lambda: torchq.train(algo="stlrq", out=5), UsageError, "out: expected the path of a folder, got 5"),
+        (lambda: runs["stlrq"].evaluate(0), UsageError, "episodes: expected an integer of at least 1, got 0"),
+        (lambda: torchq.load(runs["stlrq"].folder, run=0.5), UsageError, "run: expected a number from 0 to 1, got 0.5"),
         (lambda: torchq.load(tmp_path), UsageError, "has no config.json and metrics.csv"),
         (lambda: torchq.load(runs["stlrq"].folder, run=2), UsageError, "run: expected a number from 0 to 1, got 2"),
         (lambda: runs["tabular"].q_tensor, UsageError, "q_tensor: expected a run of stlrq, lrq, clrq, got one of tab"),

@@ -148,7 +148,7 @@ def test_iterations_start_from_a_q_tensor(runs, tmp_path):
         (("--algo", "lrq", "--warm-start", "stlrq"), "got stlrq on pendulum"),
         (("--algo", "stlrq", "--rank", 7, "--warm-start", "stlrq"), "expected factors of (1, 4, 7), got (1, 4, 6); use the source's --rank"),
         (("--algo", "stlrq", "--num-tasks", 3, "--warm-start", "quadratic"), "expected a run with 3 tasks, got 4; use --num-tasks 4"),
-        (("--algo", "stlrq", "--warm-start", "nothing"), "config.json is corrupted or of another version"),
+        (("--algo", "stlrq", "--warm-start", "nothing"), "--warm-start: expected a run folder, but nothing does not exist"),
         (("--algo", "lmi-qli", "--warm-start", "stlrq"), "--warm-start: expected a family that low-rank learners know too, such as pendulum"),
     ],
 )  # fmt: skip

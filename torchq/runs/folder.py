@@ -73,6 +73,8 @@ def read_config(folder: Path) -> Config:
         UsageError: if its config.json cannot be read.
     """
     path = folder / CONFIG
+    if not path.exists():
+        raise UsageError(f"expected a run folder, but {folder} has no {CONFIG}")
     try:
         return from_json(json.loads(path.read_bytes()))
     except (OSError, ValueError) as error:

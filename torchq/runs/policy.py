@@ -58,8 +58,8 @@ class GridPolicy:
             UsageError: a ValueError, if an argument is not as expected.
         """
         x = _observations(observation, len(self.grid.sizes))
-        if not 0.0 <= epsilon <= 1.0:
-            raise UsageError(f"`epsilon`: expected a number from 0 to 1, got {epsilon}")
+        if not isinstance(epsilon, float | int) or not 0.0 <= epsilon <= 1.0:
+            raise UsageError(f"`epsilon`: expected a number from 0 to 1, got {epsilon!r}")
         tasks = _tasks(task, x.shape[:-1], self.num_tasks)
         with torch.no_grad():
             index = self.grid.index(x.to(self.dtype).view(-1, x.shape[-1]))  # (batch,) for each mode
@@ -109,7 +109,10 @@ class ControlPolicy:
 
 def _observations(observation: Any, dimensions: int) -> Tensor:
     """Finite observations in double precision on the CPU."""
-    x = torch.as_tensor(observation if isinstance(observation, Tensor) else np.asarray(observation, dtype=np.float64))
+    try:
+        x = torch.as_tensor(observation if isinstance(observation, Tensor) else np.asarray(observation, np.float64))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"`observation`: expected numbers, got {observation!r}") from error
     x = x.detach().to("cpu", torch.float64)
     if x.ndim == 0 or x.shape[-1] != dimensions:
         came = f"the shape {tuple(x.shape)}"
@@ -121,7 +124,10 @@ def _observations(observation: Any, dimensions: int) -> Tensor:
 
 def _tasks(task: Any, shape: torch.Size | tuple[int, ...], num_tasks: int) -> Tensor:
     """Numbers of tasks, in the shape of the batch."""
-    numbers = torch.as_tensor(task).cpu()
+    try:
+        numbers = torch.as_tensor(task).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"`task`: expected numbers from 0 to {num_tasks - 1}, got {task!r}") from error
     if numbers.is_floating_point() or numbers.dtype == torch.bool or ((numbers < 0) | (numbers >= num_tasks)).any():
         raise UsageError(f"`task`: expected numbers from 0 to {num_tasks - 1}, got {task}")
     try:

@@ -139,6 +139,8 @@ class Run:
             raise UsageError(
                 "`episodes`: expected only with low-rank and tabular runs; a study has one test episode a run"
             )
+        if not isinstance(episodes, int) or episodes < 1:
+            raise UsageError(f"`episodes`: expected an integer of at least 1, got {episodes!r}")
         config = self.config.replace(device=device, engine="eager", eval_episodes=episodes)
         experiment = prepare(config, families.make(config.env))
         state = tree.unflatten(experiment.initial_state.learner, self._tensors(), "learner")
@@ -163,12 +165,14 @@ def load(folder: str | Path, run: int = 0) -> Run:
     Raises:
         UsageError: a ValueError, if there is no run in the folder, or not so many.
     """
+    if not isinstance(folder, str | Path):
+        raise UsageError(f"`folder`: expected the path of a run folder, got {folder!r}")
     path = Path(folder)
     if not path.is_dir():
         raise UsageError(f"`folder`: expected a run folder, but {path} does not exist")
     if not (path / CONFIG).exists() or not (path / METRICS).exists():
         raise UsageError(f"`folder`: expected a run folder, but {path} has no {CONFIG} and {METRICS}")
     found = Run(path, run)
-    if not 0 <= run < found.config.num_seeds:
+    if run not in range(found.config.num_seeds):
         raise UsageError(f"`run`: expected a number from 0 to {found.config.num_seeds - 1}, got {run}")
     return found

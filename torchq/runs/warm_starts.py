@@ -84,6 +84,8 @@ def quadratic_starts(config: Config, cases: list[Case], env: Any) -> Quadratic:
 
 def _read(config: Config, num_tasks: int | None, algos: tuple[str, ...]) -> _Source:
     folder = Path(str(config.warm_start))
+    if not folder.is_dir():
+        raise UsageError(f"`warm_start`: expected a run folder, but {folder} does not exist")
     source = read_config(folder)
     if source.algo not in algos or source.env != config.env:
         raise UsageError(
