@@ -35,11 +35,10 @@ class Plan(NamedTuple):
 
     device: str
     dry: bool
-
-    @property
-    def engines(self) -> tuple[str, ...]:
-        """Engines to look at besides eager mode, the quickest to begin with first."""
-        return ("fused",) if self.dry else ("fused", "graph", "compile")
+    scratch: Path
+    """A folder that all sections share."""
+    engine: str = ""
+    """Which one to look at, where the section is about one."""
 
 
 def machine(plan: Plan) -> Iterator[Row]:
@@ -67,33 +66,32 @@ def tests(plan: Plan) -> Iterator[Row]:
 
 
 def agreement(plan: Plan) -> Iterator[Row]:
-    """Every engine against eager mode: how far factors are apart after one round and more, and where they end."""
-    rounds = 2 if plan.dry else 20
-    for env, preset in (("pendulum", "default"), ("wireless", "default"), ("pendulum", "paper")):
-        reference = None
-        for engine in ("eager", *plan.engines):
-            row: Row = {"env": env, "preset": preset, "engine": engine}
-            try:
-                begun = time.perf_counter()
-                one, many, returns = _short_run(plan, env, preset, engine, rounds)
-                seconds = time.perf_counter() - begun
-            except Exception as error:  # Of one engine; the others go on.
-                yield row | {"note": _line(error)}
-                continue
-            reference = reference or (one, many)
-            row["apart after 1 round"], row[f"after {rounds}"] = map(_apart, (one, many), reference)
-            row["return, tasks 0/1/2/3"] = " / ".join(f"{value:.1f}" for value in returns)
-            yield row | {"seconds": seconds, "note": ""}
+    """Short runs against those of eager mode: how far factors are apart after one round and at the end, and returns."""
+    import torch
+
+    for env, preset, rounds in (("pendulum", "default", 20), ("wireless", "default", 20), ("pendulum", "paper", 4)):
+        rounds = 2 if plan.dry else rounds
+        row: Row = {"env": env, "preset": preset, "engine": plan.engine, "rounds": rounds}
+        begun = time.perf_counter()
+        one, many, returns = _short_run(plan, env, preset, rounds)
+        seconds, path = time.perf_counter() - begun, plan.scratch / f"{env}-{preset}.pt"
+        if plan.engine == "eager":
+            torch.save((one, many), path)
+        reference = torch.load(path) if path.exists() else None
+        for name, factors, number in (("apart after 1 round", one, 0), ("at the end", many, 1)):
+            row[name] = _apart(factors, reference[number]) if reference else "no run in eager mode"
+        row["return, tasks 0/1/2/3"] = " / ".join(f"{value:.1f}" for value in returns)
+        yield row | {"seconds": seconds}
 
 
-def _short_run(plan: Plan, env: str, preset: str, engine: str, rounds: int) -> tuple[list[Any], list[Any], list[float]]:
+def _short_run(plan: Plan, env: str, preset: str, rounds: int) -> tuple[list[Any], list[Any], list[float]]:
     """Factors after the first round and at the end of a run, and its final greedy returns."""
     from torchq import families
     from torchq.presets import resolve
     from torchq.runs.experiment import prepare
 
     given = {"num_seeds": 2 if plan.dry else 8, "episodes": rounds, "eval_every": 1, "dtype": "float64"}
-    config = resolve("stlrq", env, preset, {**given, "engine": engine, "device": plan.device})
+    config = resolve("stlrq", env, preset, {**given, "engine": plan.engine, "device": plan.device})
     run = prepare(config, families.make(env))
     state, _ = run.play_block(run.initial_state, 0, 1)
     one = [factor.double().cpu() for factor in state.learner.factors]
@@ -115,18 +113,16 @@ def rates(plan: Plan) -> Iterator[Row]:
     bounds = throughput.limits(plan.device)
     update, sizes = throughput.STAGES[2], (64,) if plan.dry else (1 << 12, 1 << 16, 1 << 20)
     cases = [
-        (env, engine, rank, size, 4)
-        for engine in (*plan.engines, "eager")
-        for env, rank in (("pendulum", 8), ("pendulum", 30), ("wireless", 8))
-        for size in sizes
-        if engine != "compile" or (env, rank) == ("pendulum", 8)
+        (env, rank, size, 4) for env, rank in (("pendulum", 8), ("pendulum", 30), ("wireless", 8)) for size in sizes
     ]
-    tasks = (16,) if plan.dry else (1024, 65536)
-    cases[len(sizes) * 3 : len(sizes) * 3] = [("pendulum", "fused", 8, sizes[-1], count) for count in tasks]
-    for env, engine, rank, size, count in cases:
-        row: Row = {"env": env, "engine": engine, "rank": rank, "environments": size, "tasks": count}
+    if plan.engine == "fused":
+        cases += [("pendulum", 8, sizes[-1], count) for count in ((16,) if plan.dry else (1024, 65536))]
+    if plan.engine in ("graph", "compile"):  # Each takes half a minute to compile.
+        cases = [("pendulum", 8, size, 4) for size in (sizes[-1], sizes[0])]
+    for env, rank, size, count in cases:
+        row: Row = {"env": env, "engine": plan.engine, "rank": rank, "environments": size, "tasks": count}
         try:
-            cell = throughput.measure(env, engine, update, rank, size, count, plan.device)
+            cell = throughput.measure(env, plan.engine, update, rank, size, count, plan.device)
         except Exception as error:  # Of one cell; the others go on.
             yield row | {"million/s": None, "of the limit": None, "note": _line(error)}
             continue
@@ -145,7 +141,7 @@ def figures(plan: Plan) -> Iterator[Row]:
     from torchq.presets import resolve
     from torchq.runs.experiment import prepare
 
-    seconds = 0.1 if plan.dry else 14.0
+    seconds = 0.1 if plan.dry else 8.0
     for env, runs in (("pendulum", 100), ("wireless", 200)):
         for algo in ("stlrq",) if plan.dry else ("stlrq", "lrq", "clrq"):
             seeds = 2 if plan.dry else runs
@@ -174,7 +170,7 @@ def deterministic(plan: Plan) -> Iterator[Row]:
     from torchq.engines import torch_settings
 
     size = 64 if plan.dry else 1 << 18
-    for engine in ("fused", "eager") if plan.dry else ("fused", "graph", "eager"):
+    for engine in ("fused", "eager"):
         found = []
         for wanted in (False, True):
             with torch_settings.deterministic(wanted, plan.device):
@@ -201,24 +197,44 @@ def command(plan: Plan) -> Iterator[Row]:
                    "first line": lines[0] if lines else "", "last line": lines[-1] if lines else ""}  # fmt: skip
 
 
-SECTIONS: dict[str, tuple[Callable[[Plan], Iterator[Row]], float]] = {
-    "machine": (machine, 30.0),
-    "agreement": (agreement, 110.0),
-    "command": (command, 60.0),
-    "figures": (figures, 120.0),
-    "rates": (rates, 120.0),
-    "deterministic": (deterministic, 40.0),
-    "tests": (tests, 200.0),
+SLOW = ("agreement-graph", "rates-graph", "agreement-compile", "rates-compile")
+"""What a dry run leaves out: it needs a GPU, or compiles for long."""
+
+
+class Section(NamedTuple):
+    """A question."""
+
+    answer: Callable[[Plan], Iterator[Row]]
+    seconds: float
+    """At most."""
+    engine: str = ""
+
+
+SECTIONS = {
+    "machine": Section(machine, 30.0),
+    "tests": Section(tests, 150.0),
+    "agreement-eager": Section(agreement, 60.0, "eager"),
+    "agreement-fused": Section(agreement, 50.0, "fused"),
+    "command": Section(command, 50.0),
+    "figures": Section(figures, 90.0),
+    "rates-fused": Section(rates, 80.0, "fused"),
+    "agreement-graph": Section(agreement, 60.0, "graph"),
+    "rates-graph": Section(rates, 40.0, "graph"),
+    "rates-eager": Section(rates, 20.0, "eager"),
+    "deterministic": Section(deterministic, 30.0),
+    "agreement-compile": Section(agreement, 60.0, "compile"),
+    "rates-compile": Section(rates, 40.0, "compile"),
 }
-"""In the order of what is missed most; the last take what time is left."""
+"""What is missed most comes first; the last take what time is left."""
 
 
-def run_section(name: str, seconds: float, *, dry: bool) -> dict[str, Any]:
+def run_section(name: str, seconds: float, scratch: Path, *, dry: bool) -> dict[str, Any]:
     """Rows of a section from a process of its own, and how it ended."""
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
-        given = [sys.executable, __file__, "--section", name, "--rows", str(path), *(["--dry-run"] if dry else [])]
+        given = [sys.executable, __file__, "--section", name, "--rows", str(path), "--scratch", str(scratch)]
+        given += ["--dry-run"] if dry else []
         process = subprocess.Popen(given, stderr=subprocess.PIPE, text=True, start_new_session=True)
         try:
             error = process.communicate(timeout=seconds)[1].strip()
@@ -237,9 +253,16 @@ def write_rows(name: str, path: Path, plan: Plan) -> None:
 
     sys.path[:0] = [str(ROOT)]
     with path.open("w") as file, torch.no_grad():
-        for row in SECTIONS[name][0](plan):
+        for row in SECTIONS[name].answer(plan):
             file.write(json.dumps(row) + "\n")
             file.flush()
+
+
+def write(out: Path, found: dict[str, Any]) -> None:
+    """The page and the JSON file."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    out.with_suffix(".md").write_text(page(found))
 
 
 def page(found: dict[str, Any]) -> str:
@@ -247,7 +270,7 @@ def page(found: dict[str, Any]) -> str:
     lines = ["# On a GPU", "", f"{found['device']}; {found['versions']}; commit {found['commit']}; "
              f"{found['seconds']:.0f} s; `python benchmarks/gpu.py`"]  # fmt: skip
     for name, section in found["sections"].items():
-        what = (SECTIONS[name][0].__doc__ or "").strip()
+        what = (SECTIONS[name].answer.__doc__ or "").strip()
         lines += ["", f"## {name}", "", f"{what} ({section['status']}, {section['seconds']:.0f} s)", ""]
         columns = list(dict.fromkeys(key for row in section["rows"] for key in row))
         if columns:
@@ -279,14 +302,16 @@ def main() -> int:
     """Measure and write; the exit code says whether every section came to its end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, at sizes that take seconds")
-    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, separated by commas")
+    parser.add_argument("--only", help="sections, separated by commas")
     parser.add_argument("--out", type=Path, help="where to write, without a suffix; default: benchmarks/results/gpu-…")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     device = "cpu" if chosen.dry_run else "cuda"
     if chosen.section:
-        write_rows(chosen.section, chosen.rows, Plan(device, chosen.dry_run))
+        plan = Plan(device, chosen.dry_run, chosen.scratch, SECTIONS[chosen.section].engine)
+        write_rows(chosen.section, chosen.rows, plan)
         return 0
     import torch
 
@@ -294,22 +319,25 @@ def main() -> int:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: expected a machine with a CUDA GPU, found none; --dry-run needs none")
-    if unknown := [name for name in chosen.only.split(",") if name not in SECTIONS]:
+    wanted = (
+        chosen.only.split(",") if chosen.only else [name for name in SECTIONS if not (chosen.dry_run and name in SLOW)]
+    )
+    if unknown := [name for name in wanted if name not in SECTIONS]:
         raise SystemExit(f"error: --only: expected some of {', '.join(SECTIONS)}, got {', '.join(unknown)}")
-    begun, sections = time.perf_counter(), {}
-    for name in chosen.only.split(","):
-        left = TOTAL_SECONDS - (time.perf_counter() - begun)
-        sections[name] = run_section(name, max(1.0, min(SECTIONS[name][1], left)), dry=chosen.dry_run)
-        print(f"{name}: {sections[name]['status']}, {sections[name]['seconds']:.0f} s", flush=True)
-    name, seconds = _device_name(device), time.perf_counter() - begun
-    found = {"device": name, "versions": versions(), "commit": git_commit(), "seconds": seconds, "sections": sections}
+    name, begun = _device_name(device), time.perf_counter()
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     out = chosen.out or Path(__file__).parent / "results" / f"gpu-{slug}"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    out.with_suffix(".md").write_text(page(found))
-    print(page(found))
-    return int(any(section["status"] != "done" for section in sections.values()))
+    found: dict[str, Any] = {"device": name, "versions": versions(), "commit": git_commit(), "sections": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        for section in wanted:
+            left = TOTAL_SECONDS - (time.perf_counter() - begun)
+            at_most = max(1.0, min(SECTIONS[section].seconds, left))
+            done = run_section(section, at_most, Path(scratch), dry=chosen.dry_run)
+            print(f"{section}: {done['status']}, {done['seconds']:.0f} s", flush=True)
+            found["sections"][section] = done
+            write(out, {**found, "seconds": time.perf_counter() - begun})  # Whatever becomes of the rest.
+    print(out.with_suffix(".md").read_text())
+    return int(any(done["status"] != "done" for done in found["sections"].values()))
 
 
 if __name__ == "__main__":
