@@ -40,13 +40,18 @@ class Plan(NamedTuple):
     engine: str = ""
     """Which one to look at, where the section is about one."""
 
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """Sizes of what shows the machine's limits; the usual ones but in a dry run."""
+        return (1 << 20, 256) if self.dry else ()
+
 
 def machine(plan: Plan) -> Iterator[Row]:
     """What it can do: best of ten large copies and single-precision matrix products."""
     import throughput
 
     name = _device_name(plan.device)
-    bounds = throughput.limits(plan.device)
+    bounds = throughput.limits(plan.device, *plan.limits)
     yield {"device": name, "copy, GB/s": bounds.copy / 1e9, "matrix product, Tflop/s": bounds.peak / 1e12}
 
 
@@ -69,8 +74,8 @@ def agreement(plan: Plan) -> Iterator[Row]:
     """Short runs against those of eager mode: how far factors are apart after one round and at the end, and returns."""
     import torch
 
-    for env, preset, rounds in (("pendulum", "default", 20), ("wireless", "default", 20), ("pendulum", "paper", 4)):
-        rounds = 2 if plan.dry else rounds
+    cases = (("pendulum", "default", 20), ("wireless", "default", 20), ("pendulum", "paper", 4))
+    for env, preset, rounds in (("pendulum", "default", 2),) if plan.dry else cases:
         row: Row = {"env": env, "preset": preset, "engine": plan.engine, "rounds": rounds}
         begun = time.perf_counter()
         one, many, returns = _short_run(plan, env, preset, rounds)
@@ -110,11 +115,10 @@ def rates(plan: Plan) -> Iterator[Row]:
     """Transitions per second by engine, rank, environments and tasks; the limit is that of copying and arithmetic."""
     import throughput
 
-    bounds = throughput.limits(plan.device)
+    bounds = throughput.limits(plan.device, *plan.limits)
     update, sizes = throughput.STAGES[2], (64,) if plan.dry else (1 << 12, 1 << 16, 1 << 20)
-    cases = [
-        (env, rank, size, 4) for env, rank in (("pendulum", 8), ("pendulum", 30), ("wireless", 8)) for size in sizes
-    ]
+    kinds = (("pendulum", 8),) if plan.dry else (("pendulum", 8), ("pendulum", 30), ("wireless", 8))
+    cases = [(env, rank, size, 4) for env, rank in kinds for size in sizes]
     if plan.engine == "fused":
         cases += [("pendulum", 8, sizes[-1], count) for count in ((16,) if plan.dry else (1024, 65536))]
     if plan.engine in ("graph", "compile"):  # Each takes half a minute to compile.
@@ -142,7 +146,7 @@ def figures(plan: Plan) -> Iterator[Row]:
     from torchq.runs.experiment import prepare
 
     seconds = 0.1 if plan.dry else 8.0
-    for env, runs in (("pendulum", 100), ("wireless", 200)):
+    for env, runs in (("pendulum", 100),) if plan.dry else (("pendulum", 100), ("wireless", 200)):
         for algo in ("stlrq",) if plan.dry else ("stlrq", "lrq", "clrq"):
             seeds = 2 if plan.dry else runs
             config = resolve(algo, env, "paper", {"num_seeds": seeds, "engine": "fused", "device": plan.device})
@@ -184,7 +188,7 @@ def command(plan: Plan) -> Iterator[Row]:
     """The default command as a user meets it: with nothing compiled, then again."""
     small = ("--episodes", "5", "--num-seeds", "2", "--env", "gridworld") if plan.dry else ()
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("nothing compiled yet", "again"):
+        for name in ("once",) if plan.dry else ("nothing compiled yet", "again"):
             given = ["--algo", "stlrq", "--device", plan.device, *small, "--no-progress", "--out", f"{folder}/{name}"]
             environment = {**os.environ, "TORCHQ_CACHE": f"{folder}/cache", "TRITON_CACHE_DIR": f"{folder}/triton"}
             begun = time.perf_counter()
@@ -197,8 +201,8 @@ def command(plan: Plan) -> Iterator[Row]:
                    "first line": lines[0] if lines else "", "last line": lines[-1] if lines else ""}  # fmt: skip
 
 
-SLOW = ("agreement-graph", "rates-graph", "agreement-compile", "rates-compile")
-"""What a dry run leaves out: it needs a GPU, or compiles for long."""
+SLOW = ("agreement-graph", "rates-graph", "rates-eager", "deterministic", "agreement-compile", "rates-compile")
+"""What a dry run leaves out: it needs a GPU, takes long, or is another question's function with another engine."""
 
 
 class Section(NamedTuple):

@@ -180,10 +180,10 @@ class Limits(NamedTuple):
     """Floating-point operations per second of a large float32 matrix product."""
 
 
-def limits(device: str) -> Limits:
-    """Best of ten."""
-    source = torch.empty(1 << 26, device=device)
-    target, square = torch.empty_like(source), torch.randn(2048, 2048, device=device)
+def limits(device: str, size: int = 1 << 26, side: int = 2048) -> Limits:
+    """Best of ten copies of so many numbers, and of ten products of square matrices."""
+    source = torch.empty(size, device=device)
+    target, square = torch.empty_like(source), torch.randn(side, side, device=device)
 
     def best(action: Callable[[], Any]) -> float:
         times = []
@@ -196,7 +196,7 @@ def limits(device: str) -> Limits:
         return min(times)
 
     copied = 2 * source.numel() * source.element_size() / best(lambda: target.copy_(source))
-    return Limits(copied, 2 * 2048**3 / best(lambda: square @ square))
+    return Limits(copied, 2 * side**3 / best(lambda: square @ square))
 
 
 def cost(experiment: Experiment, stage: str) -> tuple[float, float]:

@@ -20,7 +20,8 @@ _LARGEST_TRIAL = 50_000_000
 """Numbers of the largest batch that is tried: eager mode needs them all in memory."""
 _TRIAL_RATE = 0.1
 _TOLERANCE = 1e-2
-_SECONDS_WORTH_COMPILING = 10.0
+_SECONDS_WORTH = {"fused": 4.0, "graph": 10.0, "compile": 10.0}
+"""Of eager mode, from which on an engine is worth its compiler."""
 _SECONDS_PER_STEP, _SECONDS_PER_NUMBER = 1e-3, {"cpu": 1e-8, "cuda": 1e-10}
 """Of eager mode, roughly: what a step costs whatever its size, and what each number of its largest product adds."""
 
@@ -65,7 +66,8 @@ def select(
     faster = ("fused", "graph", "compile") if rollout.device.type == "cuda" else ("fused", "compile")
     names: tuple[str, ...] = (asked,)
     if asked == "auto":
-        names = (*(faster if _eager_seconds(rollout, batch, num_steps) > _SECONDS_WORTH_COMPILING else ()), "eager")
+        seconds = _eager_seconds(rollout, batch, num_steps)
+        names = (*(name for name in faster if seconds > _SECONDS_WORTH[name]), "eager")
         if names == ("eager",) and "eager" in too_large:
             names = (*faster, "eager")
     passed_over: dict[str, str] = {}
