@@ -217,11 +217,11 @@ SEVERAL = ("--env", "damped-pendulum", "--sizes", "12", "--no-progress")
 
 @pytest.mark.parametrize("algo", ["lmi-ql", "lmi-qli"])
 def test_equal_commands_give_equal_bytes_and_run_i_is_run_i_alone(tmp_path, algo):
-    """Whatever a process solved before, and however many processes share the runs: four of them are worth two."""
-    few, rows = ("--iterations", 3) if algo == "lmi-qli" else (), {}
+    """Whatever a process solved before, and, from four runs on, however many processes share them."""
+    few, count, rows = (("--iterations", 3), 4, {}) if algo == "lmi-qli" else ((), 3, {})
     for name, more in {
-        "all": ("--num-seeds", 4), "first": ("--num-seeds", 2), "again": ("--num-seeds", 2),
-        "last": ("--num-seeds", 2, "--seed", 2),
+        "all": ("--num-seeds", count), "first": ("--num-seeds", 2), "again": ("--num-seeds", 2),
+        "last": ("--num-seeds", count - 2, "--seed", 2),
     }.items():  # fmt: skip
         assert command_line("--algo", algo, *SEVERAL, *few, *more, "--out", tmp_path / name)[0] == 0
         rows[name] = (tmp_path / name / "metrics.csv").read_text().splitlines()[1:]
