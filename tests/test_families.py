@@ -1,5 +1,6 @@
 """Families by name, by entry point of any package, and by path."""
 
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -142,3 +143,18 @@ def test_a_package_of_the_same_name_hides_nothing(tmp_path):
     arguments = ("--algo", "stlrq", "--env", "gridworld", "--episodes", "1", "--num-seeds", "1", "--no-progress")
     assert "final return" in run(None, tmp_path, "-m", "torchq", "train", *arguments, "--out", "c")
     assert "learning curves: report" in run(None, tmp_path, "-m", "torchq", "evaluate", "a", "c")
+
+
+def test_a_fault_of_a_family_is_shown_whole(here):
+    """Its author needs the traceback; it is neither a lack of memory nor a damaged config.json."""
+    text = OWN.format(package="envs") + "class Faulty(Small):\n    def reset(self, tasks, uniforms):\n        {body}\n"
+    for body, kind in (
+        ("raise RuntimeError('a shape is wrong')", RuntimeError),
+        ("return self.nothing", AttributeError),
+    ):
+        (here / "my_families.py").write_text(text.format(body=body))
+        sys.modules.pop("my_families", None)
+        importlib.invalidate_caches()
+        with pytest.raises(kind):
+            command_line("--algo", "stlrq", "--env", "my_families:Faulty", *SMALL)
+    assert not (here / "runs").exists()

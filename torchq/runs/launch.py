@@ -13,7 +13,7 @@ import numpy as np
 from torchq import families
 from torchq.config import QUADRATIC_ALGOS, Config
 from torchq.engines import torch_settings
-from torchq.errors import Interrupted, TorchqError, UsageError, keyword, spell
+from torchq.errors import Interrupted, UsageError, keyword, spell
 from torchq.runs import training
 from torchq.runs.experiment import Experiment, prepare
 from torchq.runs.folder import claim, new_config, resumed_config, write_config
@@ -87,7 +87,7 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
 
 def _learner(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:
     """A learner on a grid."""
-    experiment = _prepare(config, family, resume, warm=not (resume and out and (out / "checkpoint").exists()))
+    experiment = _prepare(config, family, warm=not (resume and out and (out / "checkpoint").exists()))
     config = experiment.config
     with claim(out, config, resume=resume) as folder:
         start = training.load(experiment, folder) if resume else None
@@ -135,24 +135,20 @@ def _interruptible(folder: Path) -> Iterator[None]:
         raise Interrupted(f"interrupted; go on with: `resume=True` `out={folder}`") from error
 
 
-def _prepare(config: Config, family: Any, resume: bool, *, warm: bool) -> Experiment:
+def _prepare(config: Config, family: Any, *, warm: bool) -> Experiment:
     """The experiment of a configuration, with CPU threads to suit it.
 
     Raises:
-        UsageError: if it needs more memory than there is, or comes from a damaged config.json.
+        UsageError: if it needs more memory than there is.
     """
     try:
         experiment = prepare(config, family, start_low_rank if config.warm_start and warm else None)
-    except TorchqError:
-        raise
     except (MemoryError, OverflowError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
+        if isinstance(error, RuntimeError) and "memory" not in reason:
+            raise  # A fault of the family's own code, which its author needs to see whole.
         raise UsageError(
             f"`num_seeds`, `num_tasks`, `num_envs`, `rank`: expected a run that fits in memory ({reason})"
         ) from error
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        if not resume:
-            raise
-        raise UsageError(f"`resume`: the run's config.json is corrupted ({error!r}); start a new run") from error
     torch_settings.limit_threads(experiment.work)
     return experiment
