@@ -1,6 +1,6 @@
 """Batched multi-task environments in torch; importing this package registers them with Gymnasium."""
 
-from .base import select_tasks, stack_tasks
+from .base import Dimension, select_tasks, stack_tasks
 from .damped_pendulum import DampedPendulum, DampedPendulumTask
 from .gridworld import Gridworld, GridworldTask
 from .gymnasium import register
@@ -14,6 +14,7 @@ register()
 __all__ = [
     "DampedPendulum",
     "DampedPendulumTask",
+    "Dimension",
     "Gridworld",
     "GridworldTask",
     "LinearQuadratic",

@@ -8,8 +8,9 @@ An environment is a frozen dataclass of constants with two pure functions on bat
 and `observe(state)`, `sample_tasks(num_tasks)` (a list of parameters dataclasses, one per task; None: the default
 ones), and these attributes: `name`, `num_actions`, `episode_length`, `terminates` (whether an episode can end before
 its length; the caller then resets it), `num_reset_uniforms`, `num_step_uniforms`, `grid_low`, `grid_high` and
-`grid_sizes` (the learner's grid, one value per dimension of the observation). The Gymnasium view needs
-`observation_low` and `observation_high` too.
+`grid_sizes` (the learner's grid of cells, one value per dimension of the observation). `dimensions` says what each
+dimension is, a `Dimension`, for learners that interpolate; without it they take all for continuous, between the points
+of that grid. The Gymnasium view needs `observation_low` and `observation_high` too.
 
 That is all that an environment needs: torchq's fused engines translate `step`, `reset` and `observe` to C++ and Triton.
 They can if the three work number by number, with the batch as they find it: arithmetic, comparisons, `torch.where`,
@@ -26,12 +27,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 Tasks = TypeVar("Tasks")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dimension:
+    """One dimension of an observation, and the points between which a learner interpolates along it."""
+
+    low: float
+    """The lowest point, in the units of the observation; what lies below is taken there."""
+    high: float
+    """The highest point; of a periodic dimension where the next period begins."""
+    points: int
+    """How many, equidistant: few are learnt from few samples, for interpolation is smooth between them."""
+    kind: Literal["continuous", "periodic", "category"] = "continuous"
+    """Between the categories, whole numbers from `low` to `high`, there is no interpolation."""
 
 
 def stack_tasks(

@@ -79,6 +79,11 @@ class Gridworld:
         """Cells per dimension."""
         return (self.size, self.size)
 
+    @property
+    def dimensions(self) -> tuple[base.Dimension, ...]:
+        """Cells are categories."""
+        return (base.Dimension(0.0, self.size - 1.0, self.size, "category"),) * 2
+
     observation_low = grid_low
     observation_high = grid_high
 

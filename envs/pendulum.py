@@ -76,6 +76,7 @@ class Pendulum:
     grid_low = (-math.pi, -5.0)
     grid_high = (math.pi, 5.0)
     grid_sizes = (20, 20)
+    dimensions = (base.Dimension(-math.pi, math.pi, 16, "periodic"), base.Dimension(-8.0, 8.0, 16))
     observation_low = (-math.pi, -8.0)
     observation_high = (math.pi, 8.0)
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import install_import_hook
 
 if not os.environ.get("TORCHQ_NO_SHAPE_CHECKS"):
-    for module in ("td", "cp", "grid", "optim", "exploration", "qtensor"):
+    for module in ("td", "cp", "modes", "replay", "optim", "exploration", "qtensor"):
         install_import_hook(f"torchq.lowrank.{module}", "beartype.beartype")
     for module in ("philox", "quadratic.forms", "quadratic.lqr"):
         install_import_hook(f"torchq.{module}", "beartype.beartype")

@@ -1,8 +1,8 @@
 """Value functions for many related tasks at once: low-rank Q-tensors in PyTorch."""
 
 from torchq.errors import TorchqError
-from torchq.lowrank.grid import Grid
 from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.modes import Grid, Mode
 from torchq.lowrank.qtensor import QTensor
 from torchq.lowrank.tabular_q import TabularQ
 from torchq.lowrank.transitions import Transition
@@ -23,6 +23,7 @@ __all__ = [
     "LMIQLi",
     "LMIQLiLayer",
     "LowRankQ",
+    "Mode",
     "QTensor",
     "Run",
     "TabularQ",

@@ -101,6 +101,24 @@ class Config(BaseModel):
         Literal["per-dimension", "joint"], LOW_RANK,
         _help("One tensor mode per state dimension, or one for the state."),
     ] = "per-dimension"  # fmt: skip
+    features: Annotated[
+        Literal["cells", "linear"], GRID,
+        _help("Rows of a state dimension's factor that an observation visits: the nearest, or the two around it."),
+    ] = "cells"  # fmt: skip
+    replay_ratio: Annotated[
+        int, Field(ge=0, le=MAX_COUNT), GRID,
+        _help("Updates at each step from its own transitions and stored ones; 0: one, from its own alone."),
+    ] = 0  # fmt: skip
+    replay_batch: Annotated[
+        int, Field(ge=1, le=1 << 20), GRID, _help("Stored transitions of each task in such an update.")
+    ] = 16  # fmt: skip
+    replay_capacity: Annotated[
+        Count, GRID, _help("Latest transitions of each run and task that are drawn again; less if memory is short.")
+    ] = 20_000  # fmt: skip
+    target_rate: Annotated[
+        float | None, Field(gt=0, le=1), LOW_RANK,
+        _help("Polyak step τ, per update, of a target tensor that gives the targets and is tested; unset: none."),
+    ] = None  # fmt: skip
     task_weights: Annotated[
         tuple[Annotated[float, Field(ge=0)], ...], LOW_RANK, _help("Weight λ of each task's loss; unset: all 1.")
     ] = ()  # fmt: skip

@@ -38,6 +38,7 @@ class Purpose(IntEnum):
     EVALUATION_RESET = 5
     EVALUATION_STEP = 6
     DATASET = 7
+    REPLAY = 8
 
 
 def _multiply_high_low(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ def test_pendulum_starts_hanging_on_the_last_grid_row():
     assert (state.theta_dot < 0.1).all()
     from torchq import Grid
 
-    assert (Grid(env.grid_low, env.grid_high, env.grid_sizes).index(env.observe(state))[0] == 19).all()
+    assert (Grid.cells(env.grid_low, env.grid_high, env.grid_sizes).index(env.observe(state))[0] == 19).all()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

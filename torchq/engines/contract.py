@@ -44,6 +44,9 @@ class RunState(NamedTuple):
     learner: LearnerState
     env: EnvState
     statistics: Statistics
+    replay: Any = ()
+    """Stored transitions, see `torchq.lowrank.replay`: written in place, for nothing before a state's own is touched;
+    () where nothing is stored."""
 
 
 class Batch(NamedTuple):
@@ -139,6 +142,8 @@ class Engine(Protocol):
 
     def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int) -> RunState:
         """Consecutive steps of the behaviour policy with their updates; the state given stays as it was.
+
+        But for its replay memory, which the state returned goes on with; see `RunState.replay`.
 
         Args:
             batch: who plays.

@@ -36,7 +36,8 @@ class Stepwise:
     def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int | Tensor) -> RunState:
         """Consecutive steps with their updates, as in `Engine`; the first step may be a tensor of shape (1,)."""
         steps = first_step + torch.arange(len(rates.epsilon), device=self.rollout.device)
-        for draws, epsilon, rate in zip(_draws(self.rollout, steps, batch.task_index), *rates, strict=True):
+        num_slots = state.replay.shape[2] if self.rollout.replay else 0
+        for draws, epsilon, rate in zip(_draws(self.rollout, steps, batch.task_index, num_slots), *rates, strict=True):
             state = self.step(batch, state, draws, epsilon, rate)
         return state
 
@@ -55,10 +56,12 @@ class Stepwise:
         return total
 
 
-def _draws(rollout: Rollout, steps: Tensor, tasks: Tensor) -> Iterator[Draws]:
+def _draws(rollout: Rollout, steps: Tensor, tasks: Tensor, num_slots: int) -> Iterator[Draws]:
     """Random numbers of consecutive steps, made for a block of them at a time."""
-    words = 4 + rollout.env.num_step_uniforms + rollout.env.num_reset_uniforms
-    per_step = len(rollout.seeds) * len(tasks) * rollout.num_envs * words
+    words = rollout.num_envs * (4 + rollout.env.num_step_uniforms + rollout.env.num_reset_uniforms)
+    if rollout.replay:
+        words += rollout.replay.batch * (3 + rollout.replay.ratio)
+    per_step = len(rollout.seeds) * len(tasks) * words
     for block in steps.split(max(1, _DRAWS_PER_BLOCK // per_step)):
-        drawn = rollout.draw(block, tasks)
+        drawn = rollout.draw(block, tasks, num_slots)
         yield from (Draws(*step) for step in zip(*(field.unbind(0) for field in drawn), strict=True))

@@ -63,7 +63,8 @@ class _Replay:
 
     def _run(self) -> None:
         for name, tensor in flatten(self._body(unflatten(self._template, self.buffers))).items():
-            self.buffers[name].copy_(tensor)
+            if tensor is not self.buffers[name]:  # What is written in place is there already.
+                self.buffers[name].copy_(tensor)
 
 
 class _Training(NamedTuple):

@@ -18,7 +18,7 @@ def play_round(
     """One round: the state after an episode of every task, and the learner whose greedy policy is tested."""
     if not takes_turns(config, rollout):
         state = batched_round(config, rollout, engine, state, episode)
-        return state, state.learner
+        return state, rollout.learner.policy(state.learner)
     state, snapshots = turns_round(config, rollout, engine, state, episode)
     return state, rollout.learner.join(snapshots)
 
@@ -75,13 +75,13 @@ def turns_round(
     length, num_tasks = rollout.env.episode_length, rollout.num_tasks
     first = episode * length
     fresh = rollout.reset(rollout.batch(), first)
-    learner, env, statistics = state
+    learner, env, statistics, _ = state
     snapshots, seen = [], []
     for task in range(num_tasks):
         rates = turn_rates(config, rollout, episode, task)
         turn = RunState(learner, _columns(fresh, task), _columns(statistics, task))
-        learner, env, column = engine.train(rollout.batch(task), turn, rates, first)
-        snapshots.append(rollout.learner.snapshot(learner, task))
+        learner, env, column, _ = engine.train(rollout.batch(task), turn, rates, first)
+        snapshots.append(rollout.learner.snapshot(rollout.learner.policy(learner), task))
         seen.append(column)
     statistics = Statistics(*(torch.cat(columns, dim=1) for columns in zip(*seen, strict=True)))
     return RunState(learner, env, statistics), snapshots

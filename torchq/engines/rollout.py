@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from torchq import philox
-from torchq.engines.contract import Batch, EnvState, RunState, Tasks
+from torchq.engines.contract import Batch, EnvState, LearnerState, RunState, Tasks
 from torchq.lowrank.exploration import epsilon_greedy
-from torchq.lowrank.grid import Grid
+from torchq.lowrank import replay
 from torchq.lowrank.learner import Learner
+from torchq.lowrank.modes import Grid
+from torchq.lowrank.replay import Replay
 from torchq.lowrank.transitions import Transition
 from torchq.philox import Purpose
 
@@ -73,6 +75,10 @@ class Draws(NamedTuple):
     random_action: Tensor
     step: Tensor
     autoreset: Tensor
+    own_slots: Tensor
+    """Where the step's transitions are stored, (envs,)."""
+    stored_slots: Tensor
+    """Where those to learn from again lie, (seeds, tasks, batch, updates)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class Rollout:
         seeds: int64 seeds of the runs, (seeds,).
         num_envs: environments per run and task.
         dtype: floating-point type of environments and learner.
+        replay: what is learnt from again at each step; None: each step's transitions, once.
     """
 
     env: Environment
@@ -98,6 +105,7 @@ class Rollout:
     seeds: Tensor
     num_envs: int
     dtype: torch.dtype
+    replay: Replay | None = None
 
     @property
     def device(self) -> torch.device:
@@ -123,8 +131,26 @@ class Rollout:
         envs = torch.arange(num_envs, device=self.device)
         return philox.random_bits(self.seeds, steps, purpose, tasks, envs, count)
 
-    def draw(self, steps: Tensor, tasks: Tensor) -> Draws:
-        """Random numbers of training steps, with a leading axis of steps."""
+    @property
+    def updates_per_step(self) -> int:
+        """Updates of the learner at each step."""
+        return 1 if self.replay is None else self.replay.ratio
+
+    def empty_memory(self, slots: int) -> Any:
+        """Room for stored transitions, with so many slots for each task; () without replay."""
+        if self.replay is None:
+            return ()
+        shape = (len(self.seeds), self.num_tasks, slots, replay.width(len(self.grid.mode_sizes)))
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
+
+    def draw(self, steps: Tensor, tasks: Tensor, num_slots: int = 0) -> Draws:
+        """Random numbers of training steps, with a leading axis of steps.
+
+        Args:
+            steps: their numbers.
+            tasks: which take part.
+            num_slots: of the memory of stored transitions.
+        """
         explore, action = self.bits(Purpose.EXPLORATION, steps, tasks, self.num_envs, 2).unbind(-1)
         step = self.bits(Purpose.STEP, steps, tasks, self.num_envs, self.env.num_step_uniforms)
         num_reset = self.env.num_reset_uniforms if self.env.terminates else 0
@@ -134,7 +160,15 @@ class Rollout:
             philox.integers(action, self.env.num_actions),
             philox.uniform(step, self.dtype),
             philox.uniform(autoreset, self.dtype),
+            *self._slots(steps, tasks, num_slots),
         )
+
+    def _slots(self, steps: Tensor, tasks: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+        if self.replay is None:
+            return steps.new_zeros(len(steps), 0), steps.new_zeros(len(steps), 0)
+        bits = self.bits(Purpose.REPLAY, steps, tasks, self.replay.batch, self.replay.ratio)
+        own = self.replay.own(steps, self.num_envs, num_slots)
+        return own, self.replay.drawn(bits, steps, self.num_envs, num_slots)
 
     def reset(self, batch: Batch, step: int) -> EnvState:
         """Environments at the start of an episode, when each has taken so many steps."""
@@ -147,7 +181,7 @@ class Rollout:
         return self.grid.index(self.env.observe(env_state))
 
     def step(self, batch: Batch, state: RunState, draws: Draws, epsilon: Tensor, learning_rate: Tensor) -> RunState:
-        """One step of the behaviour policy in every environment, and one update from all of them.
+        """One step of the behaviour policy in every environment, and the updates that it brings.
 
         Args:
             batch: who plays.
@@ -156,18 +190,35 @@ class Rollout:
             epsilon: exploration rate, shape ().
             learning_rate: η, shape ().
         """
-        learner, env, statistics = state
+        learner, env, statistics, memory = state
         index = self.index(env)
         values = self.learner.action_values(learner, index, batch.task)
         action = epsilon_greedy(values, epsilon, draws.explore, draws.random_action)
         env, reward, terminated, truncated = self.env.step(batch.tasks, env, action, draws.step)
         discount = self.gamma * (~terminated).to(reward.dtype)
         transition = Transition(index, action, reward, discount, self.index(env))
-        learner, error = self.learner.update(learner, transition, learning_rate, batch.task)
+        learner, memory, error = self._learn(learner, memory, transition, draws, learning_rate, batch.task)
         done = terminated | truncated
         seen = (reward, done.to(reward.dtype), error.abs(), error * error)
         statistics = statistics.plus(*(x.mean(-1) for x in seen))
         if self.env.terminates:
             fresh = self.env.reset(batch.tasks, draws.autoreset)
             env = type(env)(*(torch.where(done, new, old) for new, old in zip(fresh, env, strict=True)))
-        return RunState(learner, env, statistics)
+        return RunState(learner, env, statistics, memory)
+
+    def _learn(
+        self, learner: LearnerState, memory: Any, transition: Transition, draws: Draws, rate: Tensor, task: Tensor | None
+    ) -> tuple[LearnerState, Any, Tensor]:
+        """The learner after one update from a step's transitions, or several from them and stored ones; δ of the first.
+
+        What is stored with the step can be drawn by it.
+        """
+        if self.replay is None:
+            learner, error = self.learner.update(learner, transition, rate, task)
+            return learner, memory, error
+        memory, errors = replay.store(memory, draws.own_slots, transition), []
+        for slots in draws.stored_slots.unbind(-1):  # (seeds, tasks, batch)
+            again = replay.joined(transition, replay.recall(memory, slots, transition))
+            learner, error = self.learner.update(learner, again, rate, task)
+            errors.append(error)
+        return learner, memory, errors[0][..., : self.num_envs]

@@ -121,10 +121,14 @@ def disagreement(engine: Engine, rollout: Rollout, batch: Batch, state: RunState
     nothing is off by all of it.
     """
     nothing = Statistics.zeros(len(rollout.seeds), len(batch.task_index), rollout.device, rollout.dtype)
-    before = state._replace(statistics=nothing)
+    before = state._replace(statistics=nothing, replay=())
     one = torch.ones(1, device=rollout.device, dtype=rollout.dtype)
     rates = Rates(one, _TRIAL_RATE * one)
-    expected, found = (flatten(tried.train(batch, before, rates, 0)) for tried in (Stepwise(rollout), engine))
+    expected, found = (
+        flatten(tried.train(batch, before._replace(replay=rollout.empty_memory(rollout.num_envs)), rates, 0))
+        for tried in (Stepwise(rollout), engine)
+    )
+    before = before._replace(replay=rollout.empty_memory(rollout.num_envs))
     for name, start in flatten(before).items():
         ours, theirs = found[name].double(), expected[name].double()
         same = (ours == theirs) | (ours.isnan() & theirs.isnan())

@@ -8,12 +8,12 @@ groups = tasks where each has its own; functions on whole tensors take any leadi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -23,15 +23,42 @@ _SMALL_BATCH = 32
 _ONE_HOT_ROWS = 256
 
 
+def neighbours(place: Float[Tensor, "*batch"], size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The row below a fractional place along a factor, the row above, and the weight w of the latter, all (*batch).
+
+    After the last row comes the first again; where the dimension is not periodic its weight is 0.
+    """
+    below = place.floor()
+    row = below.long() % size
+    return row, (row + 1) % size, place - below
+
+
+def interpolate(
+    gather: Callable[[Int[Tensor, "*batch"]], Tensor], place: Tensor, size: int
+) -> Float[Tensor, "*rows rank"]:
+    """φᵀF, the rows of a factor at places along it, see `modes`: F[i, :], or (1 − w) F[i, :] + w F[i + 1, :].
+
+    Args:
+        gather: from rows to what the factor has there.
+        place: rows (int64), or fractions between them.
+        size: rows of the factor.
+    """
+    if not place.is_floating_point():
+        return gather(place)
+    below, above, weight = neighbours(place, size)
+    start = gather(below)
+    return start + weight.unsqueeze(-1) * (gather(above) - start)
+
+
 def rows(
-    factor: Float[Tensor, "seeds groups size rank"], index: Int[Tensor, "seeds tasks envs"]
+    factor: Float[Tensor, "seeds groups size rank"], place: Shaped[Tensor, "seeds tasks envs"]
 ) -> Float[Tensor, "seeds tasks envs rank"]:
-    """Rows F[i, :] that a batch visits, from the shared factor or from each task's own."""
+    """Rows that a batch visits, from the shared factor or from each task's own; between two, their weighted mean."""
     seeds = torch.arange(factor.shape[0], device=factor.device)[:, None, None]
     if factor.shape[1] == 1:
-        return factor[:, 0][seeds, index]
+        return interpolate(lambda index: factor[:, 0][seeds, index], place, factor.shape[2])
     groups = torch.arange(factor.shape[1], device=factor.device)[:, None]
-    return factor[seeds, groups, index]
+    return interpolate(lambda index: factor[seeds, groups, index], place, factor.shape[2])
 
 
 def product(rows: Sequence[Float[Tensor, "*#batch rank"]]) -> Float[Tensor, "*#batch rank"]:
@@ -65,21 +92,27 @@ def fibre(
 
 
 def accumulate_rows(
-    values: Float[Tensor, "seeds tasks envs rank"], index: Int[Tensor, "seeds tasks envs"], size: int, groups: int
+    values: Float[Tensor, "seeds tasks envs rank"], index: Shaped[Tensor, "seeds tasks envs"], size: int, groups: int
 ) -> Float[Tensor, "seeds groups {size} rank"]:
     """Sum of the values that fall on each row of a factor; rows hit several times add up.
 
         G[i, :] = Σₙ [iₙ = i] vₙ
 
     By product and sum for small batches (an order of its own for every row, whatever the device), by a matrix product
-    with one-hot rows for large ones, and by scatter for modes too large for one-hot rows.
+    with one-hot rows for large ones, and by scatter for modes too large for one-hot rows. Where iₙ lies between two
+    rows, these get (1 − w) vₙ and w vₙ.
 
     Args:
         values: vₙ.
-        index: iₙ in [0, size).
+        index: iₙ in [0, size), whole or fractional.
         size: rows of the factor.
         groups: 1 if all tasks share the factor, else the number of tasks.
     """
+    if index.is_floating_point():
+        below, above, weight = neighbours(index, size)
+        above_values = weight.unsqueeze(-1) * values
+        lower = accumulate_rows(values - above_values, below, size, groups)
+        return lower + accumulate_rows(above_values, above, size, groups)
     seeds, tasks, envs, rank = values.shape
     values = values.reshape(seeds, groups, tasks // groups * envs, rank)
     index = index.expand(seeds, tasks, envs).reshape(seeds, groups, -1)

@@ -38,6 +38,10 @@ class Learner(Protocol):
         """State after one batch of transitions, and the TD errors before it."""
         ...
 
+    def policy(self, state: Any) -> Any:
+        """What is tested and kept of a state: what its greedy policy depends on."""
+        ...
+
     def snapshot(self, state: Any, task: int) -> Any:
         """What one task's action values depend on."""
         ...

@@ -28,6 +28,8 @@ class LowRankState(NamedTuple):
     moments: tuple[Moments, ...]
     num_updates: Tensor
     """Optimiser steps that each factor has taken; int64 of shape ()."""
+    target: tuple[Tensor, ...] = ()
+    """Factors of the target tensor, like `factors`; () where there is none."""
 
 
 @cache
@@ -60,6 +62,9 @@ class LowRankQ:
         loss_scale: factor of the loss ½δ².
         task_weights: λ_m, one per task; () weighs all by 1.
         init_scale: standard deviation of the initial factors.
+        target_rate: τ in (0, 1]: targets are those of a target tensor Q̄ = [[F̄]] whose factors follow,
+            F̄ ← F̄ + τ (F − F̄) after each sweep (Polyak steps; Lillicrap et al. 2016, alg. 1, for networks). The greedy
+            policy that is tested is that of Q̄. None: the tensor's own values, as in [TLR].
 
     Raises:
         ValueError: if an argument is none of these.
@@ -77,6 +82,7 @@ class LowRankQ:
     loss_scale: float = 1.0
     task_weights: tuple[float, ...] = ()
     init_scale: float = 0.1
+    target_rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.sharing not in ("stlrq", "lrq", "clrq"):
@@ -93,6 +99,8 @@ class LowRankQ:
             )
         if self.num_sweeps < 1:
             raise ValueError(f"num_sweeps: expected at least 1, got {self.num_sweeps}")
+        if self.target_rate is not None and not 0.0 < self.target_rate <= 1.0:
+            raise ValueError(f"target_rate: expected a number above 0 and at most 1, got {self.target_rate}")
         if self.task_weights and len(self.task_weights) != self.num_tasks:
             raise ValueError(f"task_weights: expected {self.num_tasks} weights, got {len(self.task_weights)}")
 
@@ -128,7 +136,17 @@ class LowRankQ:
             first, second = philox.uniform(bits, torch.float64).chunk(2, dim=-1)
             factors.append((self.init_scale * philox.normal(first, second)[0]).to(dtype))
         moments = tuple(optim.init_moments(factor, self.optimizer) for factor in factors)
-        return LowRankState(tuple(factors), moments, torch.zeros((), dtype=torch.int64, device=device))
+        cold = LowRankState((), moments, torch.zeros((), dtype=torch.int64, device=device))
+        return self.start(cold, tuple(factors))
+
+    def start(self, state: LowRankState, factors: tuple[Tensor, ...]) -> LowRankState:
+        """The state with other factors to start from, which the target tensor begins with too."""
+        target = () if self.target_rate is None else tuple(factor.clone() for factor in factors)
+        return state._replace(factors=factors, target=target)
+
+    def policy(self, state: LowRankState) -> LowRankState:
+        """What is tested and kept of a state: the target tensor, where there is one."""
+        return LowRankState(state.target or state.factors, (), state.num_updates)
 
     def action_values(self, state: LowRankState, index: tuple[Tensor, ...], task: Tensor | None = None) -> Tensor:
         """Q(s, ·) of all tasks in order, or of the one task named; (seeds, tasks, envs, actions)."""
@@ -139,13 +157,17 @@ class LowRankQ:
         group = task if self.groups > 1 else torch.zeros_like(task)
         first_action = len(state.factors) - len(self.action_sizes)
         rows = [state.factors[0][:, 0, task]] if self.has_task_mode else []
-        states = state.factors[len(rows) : first_action]
-        rows += [factor[:, group, i] for factor, i in zip(states, index, strict=True)]  # (seeds, batch, rank)
+        for factor, place in zip(state.factors[len(rows) : first_action], index, strict=True):
+
+            def gather(row: Tensor, factor: Tensor = factor) -> Tensor:
+                return factor[:, group, row]
+
+            rows.append(cp.interpolate(gather, place, factor.shape[2]))  # (seeds, batch, rank)
         actions = cp.khatri_rao(state.factors[first_action:])[:, group]  # (seeds, batch, actions, rank)
         return (cp.product(rows).unsqueeze(-2) * actions).sum(-1)
 
     def to_qtensor(self, state: LowRankState, run: int = 0) -> QTensor:
-        """The Q-tensor of one run, its modes in the order states, actions, tasks.
+        """The Q-tensor of one run (the target tensor, where there is one), its modes in the order states, actions, tasks.
 
         Here the task factor is the first, there the last. The tensors of `lrq`, one for each of M tasks, become one of
         rank M·K: component (m, k) has T[m, (m, k)] = 1 in the task mode, and zeros else.
@@ -154,7 +176,7 @@ class LowRankQ:
             state: factors of all runs.
             run: which of them, from 0.
         """
-        factors = [factor[run] for factor in state.factors]  # (groups, size, rank)
+        factors = [factor[run] for factor in state.target or state.factors]  # (groups, size, rank)
         if self.has_task_mode:
             factors = [*factors[1:], factors[0]]
         if self.groups > 1:
@@ -182,6 +204,7 @@ class LowRankQ:
             for block in blocks:
                 state, error = self._descend(state, transition, learning_rate, task, block)
                 first_error = error if first_error is None else first_error
+            state = self._follow(state)
         assert first_error is not None
         return state, first_error
 
@@ -202,6 +225,11 @@ class LowRankQ:
             factors[0] = torch.cat(columns[0], dim=2)
         return LowRankState(tuple(factors), (), snapshots[-1].num_updates)
 
+    def _follow(self, state: LowRankState) -> LowRankState:
+        """One Polyak step of the target tensor."""
+        pairs = zip(state.target, state.factors, strict=False)
+        return state._replace(target=tuple(mean + self.target_rate * (factor - mean) for mean, factor in pairs))
+
     def _descend(
         self,
         state: LowRankState,
@@ -213,7 +241,7 @@ class LowRankQ:
         """One optimiser step on some of the factors, all with the same error."""
         indices = (*transition.state_index, *self._action_indices(transition.action))
         rows = self._rows(state.factors, indices, task)
-        next_values = self._action_values(state.factors, transition.next_state_index, task)
+        next_values = self._action_values(state.target or state.factors, transition.next_state_index, task)
         error = td.td_error(cp.entry(rows), transition.reward, transition.discount, next_values)
         direction = td.normalised_semi_gradient if self.normalised else td.semi_gradient
         weighted = self._weigh(error, task)
@@ -224,7 +252,7 @@ class LowRankQ:
             factors[mode], moments[mode] = step(
                 factors[mode], gradient, moments[mode], state.num_updates, learning_rate
             )
-        return LowRankState(tuple(factors), tuple(moments), state.num_updates), error
+        return state._replace(factors=tuple(factors), moments=tuple(moments)), error
 
     def _action_values(self, factors: tuple[Tensor, ...], index: tuple[Tensor, ...], task: Tensor | None) -> Tensor:
         first_action = len(factors) - len(self.action_sizes)

@@ -37,7 +37,9 @@ class QTensor(nn.Module):
 
     The factors are parameters of shape (size, rank), modes in the order states, actions, tasks, so any optimiser of
     `torch.optim` trains them through `forward`. Indices are int64 tensors of one shape `batch` per mode; a kind of
-    mode that has only one takes its tensor as it is, else a sequence of tensors.
+    mode that has only one takes its tensor as it is, else a sequence of tensors. Floating-point ones are places between
+    rows, whose weighted mean they take (see `torchq.lowrank.modes`; `Mode.place` computes them), with gradients into
+    the factors and into the places.
 
     Args:
         state_sizes: rows per state mode; one number is a joint state mode.
@@ -189,7 +191,8 @@ class QTensor(nn.Module):
         loaded = load_checkpoint(folder / "checkpoint", algo)
         if loaded is None:
             raise CheckpointError(f"folder: {folder} holds no checkpoint")
-        names = sorted((name for name in loaded[0] if name.startswith("learner.factors.")), key=lambda n: (len(n), n))
+        kept = "learner.target." if "learner.target.0" in loaded[0] else "learner.factors."
+        names = sorted((name for name in loaded[0] if name.startswith(kept)), key=lambda name: (len(name), name))
         factors = [loaded[0][name] for name in names]
         seeds, groups = factors[0].shape[:2]
         if not 0 <= run < seeds:
@@ -221,4 +224,4 @@ class QTensor(nn.Module):
         factors = self._factors(kind)
         if len(indices) != len(factors):
             raise ValueError(f"{kind}: expected {len(factors)} index tensors, one per mode, got {len(indices)}")
-        return [factor[i] for factor, i in zip(factors, indices, strict=True)]
+        return [cp.interpolate(factor.__getitem__, i, len(factor)) for factor, i in zip(factors, indices, strict=True)]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchq.lowrank import td
+from torchq.lowrank import cp, td
 from torchq.lowrank.transitions import Transition
 
 
@@ -27,6 +27,9 @@ class TabularQ:
     """Q-learning on a table for each task, started at zero.                             [Watkins and Dayan 1992]
 
         Q[s, a] ← Q[s, a] + η Σ δ   over the transitions of the batch that visit (s, a)
+
+    Where a place lies between points, the value is that of multilinear interpolation between the 2ᴰ around it, and each
+    of them moves by its weight.
 
     Args:
         state_sizes: points per state dimension; the table has their product of states.
@@ -53,14 +56,17 @@ class TabularQ:
         """Q(s, ·), shaped (seeds, tasks, envs, actions)."""
         if task is not None:
             raise ValueError("task: expected None, because tables learn side by side, got a task number")
+        rows, weights = self._rows(index)  # (seeds, tasks, envs, active)
         actions = torch.arange(self.num_actions, device=state.table.device)
-        cells = self._row(index).unsqueeze(-1) * self.num_actions + actions
-        return state.table.gather(-1, cells.flatten(-2)).view(cells.shape)
+        cells = rows.unsqueeze(-2) * self.num_actions + actions.unsqueeze(-1)
+        values = state.table.gather(-1, cells.flatten(2)).view(cells.shape)  # (seeds, tasks, envs, actions, active)
+        return _weighted(values, weights.unsqueeze(-2))
 
     def lookup(self, state: TabularState, index: tuple[Tensor, ...], task: Tensor) -> Tensor:
         """Q(s, ·) of a flat batch, a task for each; index and task are (batch,), the values (seeds, batch, actions)."""
-        cells = self._row(index).unsqueeze(-1) * self.num_actions + torch.arange(self.num_actions, device=task.device)
-        return state.table[:, task.unsqueeze(-1), cells]
+        rows, weights = self._rows(index)  # (batch, active)
+        cells = rows.unsqueeze(-2) * self.num_actions + torch.arange(self.num_actions, device=task.device).unsqueeze(-1)
+        return _weighted(state.table[:, task.view(-1, 1, 1), cells], weights.unsqueeze(-2))
 
     def update(
         self, state: TabularState, transition: Transition, learning_rate: Tensor, task: Tensor | None = None
@@ -71,10 +77,12 @@ class TabularQ:
             ValueError: if the batch is not shaped (seeds, tasks, envs), with the seeds and tasks of the state.
         """
         transition.check(len(state.table), self.num_tasks, len(self.state_sizes))
-        cells = self._row(transition.state_index) * self.num_actions + transition.action
+        rows, weights = self._rows(transition.state_index)
+        cells = (rows * self.num_actions + transition.action.unsqueeze(-1)).flatten(2)
         next_values = self.action_values(state, transition.next_state_index, task)
-        error = td.td_error(state.table.gather(-1, cells), transition.reward, transition.discount, next_values)
-        table = state.table.scatter_add(-1, cells, learning_rate * error)
+        values = _weighted(state.table.gather(-1, cells).view(weights.shape), weights)
+        error = td.td_error(values, transition.reward, transition.discount, next_values)
+        table = state.table.scatter_add(-1, cells, (learning_rate * error.unsqueeze(-1) * weights).flatten(2))
         return TabularState(table, state.num_updates + 1), error
 
     def snapshot(self, state: TabularState, task: int) -> TabularState:
@@ -85,8 +93,29 @@ class TabularQ:
         """A state whose table of task m is that of snapshots[m]."""
         return TabularState(torch.cat([snapshot.table for snapshot in snapshots], dim=1), snapshots[-1].num_updates)
 
-    def _row(self, index: tuple[Tensor, ...]) -> Tensor:
-        row = torch.zeros_like(index[0])
-        for i, size in zip(index, self.state_sizes, strict=True):
-            row = row * size + i
-        return row
+    def policy(self, state: TabularState) -> TabularState:
+        """What is tested and kept of a state: all of it."""
+        return state
+
+    def _rows(self, index: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Rows of the table that are active at each place, and their weights, (*batch, active)."""
+        rows = torch.zeros_like(index[0], dtype=torch.int64).unsqueeze(-1)
+        weights = torch.ones_like(rows, dtype=self._dtype(index))
+        for place, size in zip(index, self.state_sizes, strict=True):
+            if not place.is_floating_point():
+                rows = rows * size + place.unsqueeze(-1)
+                continue
+            below, above, weight = cp.neighbours(place, size)
+            both, shares = torch.stack((below, above), -1), torch.stack((1.0 - weight, weight), -1)
+            rows = (rows.unsqueeze(-1) * size + both.unsqueeze(-2)).flatten(-2)
+            weights = (weights.unsqueeze(-1) * shares.unsqueeze(-2)).flatten(-2)
+        return rows, weights
+
+    @staticmethod
+    def _dtype(index: tuple[Tensor, ...]) -> torch.dtype:
+        return next((place.dtype for place in index if place.is_floating_point()), torch.float32)
+
+
+def _weighted(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over the last axis; a single value is its own."""
+    return values.squeeze(-1) if values.shape[-1] == 1 else (values * weights).sum(-1)

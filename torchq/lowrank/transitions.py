@@ -11,7 +11,7 @@ class Transition(NamedTuple):
     """One step of a batch of environments, shapes (seeds, tasks, envs), on the grid of the learner."""
 
     state_index: tuple[Tensor, ...]
-    """Row of each state mode before the step."""
+    """Place along each state mode before the step: a row, or a fraction between two; see `modes`."""
     action: Tensor
     """Number of the action taken; several action modes are flattened, the last one fastest."""
     reward: Tensor
@@ -19,7 +19,7 @@ class Transition(NamedTuple):
     discount: Tensor
     """γ, or 0 where the step terminated (a truncated one keeps γ)."""
     next_state_index: tuple[Tensor, ...]
-    """Row of each state mode after the step, before any reset."""
+    """Place along each state mode after the step, before any reset."""
 
     def check(self, seeds: int, tasks: int, num_modes: int) -> None:
         """See that every field is shaped (seeds, tasks, envs), which would broadcast silently if it were not.

@@ -17,9 +17,10 @@ from torchq.engines.evaluation import evaluate
 from torchq.engines.rollout import Environment, Rollout
 from torchq.engines.select import select
 from torchq.errors import UsageError
-from torchq.lowrank.grid import Grid
 from torchq.lowrank.learner import Learner
 from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.modes import Grid, Kind, Mode
+from torchq.lowrank.replay import Replay
 from torchq.lowrank.tabular_q import TabularQ
 from torchq.runs import memory
 
@@ -42,9 +43,21 @@ class Experiment:
     """What the user should know about the choices made, one line each."""
 
     @property
+    def longest_block(self) -> int:
+        """Rounds that leave what the state before them can draw from as it was."""
+        if self.rollout.replay is None:
+            return self.config.episodes
+        slots, a_round = self.initial_state.replay.shape[2], self.rollout.env.episode_length * self.config.num_envs
+        if slots >= self.config.episodes * a_round:
+            return self.config.episodes
+        return max(1, (slots - self.config.replay_capacity) // a_round)
+
+    @property
     def work(self) -> int:
         """Elements that one step touches, to the order of magnitude: all factors, and their rows for the batch."""
-        batch = len(self.task_list) * self.config.num_envs * sum(self.rollout.grid.mode_sizes) * self.config.rank
+        again = self.config.replay_batch if self.rollout.replay else 0
+        transitions = len(self.task_list) * (self.config.num_envs + again)
+        batch = transitions * sum(self.rollout.grid.mode_sizes) * self.config.rank
         state = sum(tensor.numel() for tensor in tree.flatten(self.initial_state.learner).values())
         return self.config.num_seeds * batch + state
 
@@ -61,9 +74,38 @@ class Experiment:
         return evaluate(self.rollout, self.engine, policy, evaluation, self.config.eval_episodes)
 
 
+_KINDS: dict[str, Kind] = {"continuous": "linear", "periodic": "periodic", "category": "cells"}
+"""The mode that interpolates a dimension, by what a family says the dimension is."""
+
+
 def make_grid(config: Config, env: Environment) -> Grid:
-    """From observations to rows of the state modes, as a configuration asks for."""
-    return Grid(env.grid_low, env.grid_high, env.grid_sizes, joint=config.state_modes == "joint")
+    """From observations to places along the state factors, as a configuration asks for.
+
+    Cells are those of `grid_low`, `grid_high` and `grid_sizes`. Interpolated modes are those of the family's
+    `dimensions`, or lie between the points of the same grid where it has none.
+
+    Raises:
+        UsageError: if the family's dimensions are not as expected.
+    """
+    joint = config.state_modes == "joint"
+    if config.features == "cells":
+        return Grid.cells(env.grid_low, env.grid_high, env.grid_sizes, joint)
+    dimensions = getattr(env, "dimensions", None)
+    if dimensions is None:
+        bounds = zip(env.grid_low, env.grid_high, env.grid_sizes, strict=True)
+        return Grid(tuple(Mode(low, high, size, "linear") for low, high, size in bounds))
+    try:
+        return Grid(tuple(Mode(one.low, one.high, one.points, _KINDS[one.kind]) for one in dimensions))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        expected = f"dimensions with low, high, points and a kind of {', '.join(_KINDS)}"
+        raise UsageError(f"`env`: expected {expected}, but {type(env).__name__} has others ({error})") from error
+
+
+def make_replay(config: Config) -> Replay | None:
+    """What is learnt from again at each step."""
+    if config.replay_ratio == 0:
+        return None
+    return Replay(config.replay_ratio, config.replay_batch, config.replay_capacity)
 
 
 def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -> Learner:
@@ -91,6 +133,7 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
         loss_scale=config.loss_scale,
         task_weights=config.task_weights,
         init_scale=config.init_scale,
+        target_rate=config.target_rate,
     )
 
 
@@ -125,15 +168,36 @@ def prepare(config: Config, env: Any, warm_start: Callable[[Config, Rollout, Any
     grid = make_grid(config, env)
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
-    rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype)
-    too_large = memory.too_large(config, rollout, memory.available(device))
+    free = memory.available(device)
+    config, notes = _with_capacity(config, env, len(grid.mode_sizes), free)
+    rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, make_replay(config))
+    too_large = memory.too_large(config, rollout, free)
 
     in_turns = protocols.takes_turns(config, rollout)
     batch = rollout.batch(0 if in_turns else None)
     cold = learner.init(seeds, device=device, dtype=dtype)
     nothing = Statistics.zeros(len(seeds), len(task_list), device, dtype)
-    state = RunState(warm_start(config, rollout, cold) if warm_start else cold, rollout.reset(batch, 0), nothing)
+    first = warm_start(config, rollout, cold) if warm_start else cold
+    room = rollout.empty_memory(memory.replay_slots(config, env.episode_length))
+    state = RunState(first, rollout.reset(batch, 0), nothing, room)
     num_steps = config.episodes * env.episode_length * (len(task_list) if in_turns else 1)
     engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
-    notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
+    notes += tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
     return Experiment(config.replace(engine=engine.name), rollout, task_list, engine, state, notes)
+
+
+def _with_capacity(
+    config: Config, env: Environment, num_modes: int, free: int | None
+) -> tuple[Config, tuple[str, ...]]:
+    """The configuration with a replay capacity that memory allows, and what the user should know about it."""
+    if config.replay_ratio == 0:
+        return config, ()
+    capacity = memory.affordable_capacity(config, num_modes, free)
+    kept = f"the last {capacity:,} transitions of each task"
+    if capacity < config.replay_capacity:
+        kept += f", not {config.replay_capacity:,}: that is what memory allows"
+    config = config.replace(replay_capacity=capacity)
+    size = memory.shown(memory.replay_bytes(config, num_modes, env.episode_length))
+    own = "its own transition" if config.num_envs == 1 else f"its own {config.num_envs} transitions"
+    updates = f"{config.replay_ratio} updates a step, each from {own} of each task and {config.replay_batch} stored ones"
+    return config, (f"replay: {updates}, drawn from {kept} ({size})",)

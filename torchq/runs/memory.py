@@ -11,19 +11,53 @@ import torch
 from torchq.config import ENGINES, Config
 from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
+from torchq.lowrank import replay
 from torchq.lowrank.low_rank_q import LowRankQ
 
 _WORDS_PER_TRANSITION = 48
 """8-byte words of state, random numbers and transition that an environment needs in any engine, generously."""
 
 
+_SHARE_FOR_REPLAY = 0.5
+"""Of free memory, at most."""
+
+
 class Need(NamedTuple):
     """Bytes of a run."""
 
     learner: int
-    """Of tensors and moments, and of their successors while a step makes them."""
+    """Of tensors and moments, and of their successors while a step makes them; of stored transitions."""
     per_env: int
     """Of one more environment in every task and run."""
+
+
+def replay_slots(config: Config, episode_length: int) -> int:
+    """Slots for the transitions of a task: for those that are drawn from, and for some rounds that come after."""
+    if config.replay_ratio == 0:
+        return 0
+    a_round = episode_length * config.num_envs
+    return min(config.episodes * a_round, config.replay_capacity + max(a_round, config.replay_capacity // 4))
+
+
+def replay_bytes(config: Config, num_modes: int, episode_length: int) -> int:
+    """Bytes of all stored transitions of a run."""
+    size = torch.finfo(getattr(torch, config.dtype)).bits // 8
+    one = config.num_seeds * int(config.num_tasks or 1) * replay.width(num_modes) * size
+    return one * replay_slots(config, episode_length)
+
+
+def affordable_capacity(config: Config, num_modes: int, free: int | None) -> int:
+    """The replay capacity of a configuration, or as much of it as memory allows.
+
+    Args:
+        config: hyper-parameters.
+        num_modes: state modes.
+        free: bytes; None where the system does not say.
+    """
+    size = torch.finfo(getattr(torch, config.dtype)).bits // 8
+    one = 5 * config.num_seeds * int(config.num_tasks or 1) * replay.width(num_modes) * size // 4  # with room to write
+    most = config.replay_capacity if free is None else int(_SHARE_FOR_REPLAY * free) // one
+    return max(1, min(config.replay_capacity, most))
 
 
 def needed(config: Config, rollout: Rollout, engine: str) -> Need:
@@ -38,19 +72,25 @@ def needed(config: Config, rollout: Rollout, engine: str) -> Need:
     learner, runs, num_tasks = rollout.learner, len(rollout.seeds), rollout.num_tasks
     if isinstance(learner, LowRankQ):
         moments = 0 if learner.optimizer == "sgd" else 2
-        entries = learner.groups * sum(learner.sizes) * learner.rank * (1 + moments)
+        target = 0 if learner.target_rate is None else 1
+        entries = learner.groups * sum(learner.sizes) * learner.rank * (1 + moments + target)
         row = learner.rank * (rollout.env.num_actions + 4 * len(learner.sizes))
     else:
         entries = num_tasks * math.prod(rollout.grid.mode_sizes) * rollout.env.num_actions
         row = rollout.env.num_actions
     temporary = 0 if engine == "fused" else row * size
+    stored, again = 0, 0
+    if rollout.replay:
+        stored = replay_bytes(config, len(rollout.grid.mode_sizes), rollout.env.episode_length)
+        again = runs * num_tasks * rollout.replay.batch * (8 * _WORDS_PER_TRANSITION + temporary)
     copies, parts = 2, 0
     if rollout.device.type == "cuda":
-        copies = 6  # Graphs keep buffers of their own.
+        copies, stored = 6, 3 * stored  # Graphs keep buffers of their own.
         if isinstance(learner, LowRankQ) and config.protocol == "batched":
             blocks = min(1024, num_tasks // learner.groups * -(-config.num_envs // 16))
             parts = blocks * learner.groups * sum(rollout.grid.mode_sizes) * learner.rank
-    return Need(runs * (copies * entries + parts) * size, runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary))
+    learnt = runs * (copies * entries + parts) * size
+    return Need(learnt + stored + again, runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary))
 
 
 def available(device: torch.device) -> int | None:
@@ -91,7 +131,7 @@ def _advice(config: Config, rollout: Rollout, need: Need, free: int) -> str | No
     total = need.learner + config.num_envs * need.per_env
     if total <= free:
         return None
-    came = f"this one needs about {_shown(total)}, {_shown(free)} are free"
+    came = f"this one needs about {shown(total)}, {shown(free)} are free"
     fitting = (free - need.learner) // need.per_env
     if fitting >= 1:
         return f"`num_envs`: expected a run that fits in memory, but {came}; up to {fitting:,} would fit"
@@ -105,5 +145,6 @@ def _advice(config: Config, rollout: Rollout, need: Need, free: int) -> str | No
     return f"`num_tasks`, `rank`: expected a run that fits in memory, but {came}; {advice}"
 
 
-def _shown(count: int) -> str:
+def shown(count: int) -> str:
+    """Bytes as people read them."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**28 else f"{count / 2**20:,.1f} MiB"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from torchq import tree
 from torchq.errors import UsageError
-from torchq.lowrank.grid import Grid
 from torchq.lowrank.learner import Learner
+from torchq.lowrank.modes import Grid
 from torchq.quadratic import forms
 from torchq.quadratic.forms import Quadratic
 from torchq.runs.study import Case
@@ -25,7 +25,7 @@ class GridPolicy:
     Args:
         learner: the method.
         state: what one run has learnt, (1, …).
-        grid: from observations to its cells.
+        grid: from observations to places along the factors.
         num_tasks: M.
     """
 

@@ -109,7 +109,7 @@ class Run:
         learner = make_learner(config, grid, env.num_actions, int(config.num_tasks or 1))
         template = learner.init(torch.arange(config.num_seeds), device="cpu", dtype=getattr(torch, config.dtype))
         state = tree.unflatten(template, tensors, "learner")
-        return GridPolicy(learner, tree.select(state, self.index), grid, int(config.num_tasks or 1))
+        return GridPolicy(learner, learner.policy(tree.select(state, self.index)), grid, int(config.num_tasks or 1))
 
     @cached_property
     def q_tensor(self) -> QTensor:
@@ -141,10 +141,10 @@ class Run:
             )
         if not isinstance(episodes, int) or episodes < 1:
             raise UsageError(f"`episodes`: expected an integer of at least 1, got {episodes!r}")
-        config = self.config.replace(device=device, engine="eager", eval_episodes=episodes)
+        config = self.config.replace(device=device, engine="eager", eval_episodes=episodes, replay_ratio=0)
         experiment = prepare(config, families.make(config.env))
         state = tree.unflatten(experiment.initial_state.learner, self._tensors(), "learner")
-        return experiment.evaluate(state, self.config.episodes + 1).cpu().numpy()
+        return experiment.evaluate(experiment.rollout.learner.policy(state), self.config.episodes + 1).cpu().numpy()
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         loaded = checkpoint.load_checkpoint(self.folder / "checkpoint", self.config.algo)

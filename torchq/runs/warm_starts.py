@@ -12,8 +12,8 @@ from torchq.checkpoint import load_checkpoint
 from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
 from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
-from torchq.lowrank.grid import Grid
-from torchq.lowrank.low_rank_q import LowRankState
+from torchq.lowrank.low_rank_q import LowRankQ, LowRankState
+from torchq.lowrank.modes import Grid
 from torchq.lowrank.qtensor import QTensor
 from torchq.quadratic.forms import Quadratic, form
 from torchq.quadratic.sdp import CONTROL_FLOOR
@@ -41,8 +41,10 @@ def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState) -> LowR
         UsageError: if the source does not fit.
     """
     source = _read(config, config.num_tasks, (*QUADRATIC_ALGOS, config.algo))
+    learner = rollout.learner
+    assert isinstance(learner, LowRankQ)
     if source.config.algo == config.algo:
-        return cold._replace(factors=tuple(_copied(source, cold.factors, rollout.seeds)))
+        return learner.start(cold, tuple(_copied(source, cold.factors, rollout.seeds)))
     cases, used = make_cases(config, rollout.env), rollout.seeds % _num_runs(source)
     factors = [factor.clone() for factor in cold.factors]
     for run in used.unique().tolist():
@@ -51,7 +53,7 @@ def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState) -> LowR
         for group, q_table in enumerate(per_group):
             for factor, new in zip(factors, conversion.decompose(q_table, config.rank), strict=True):
                 factor[used == run, group] = new.to(factor)
-    return cold._replace(factors=tuple(factors))
+    return learner.start(cold, tuple(factors))
 
 
 def quadratic_starts(config: Config, cases: list[Case], env: Any) -> Quadratic:
@@ -65,8 +67,8 @@ def quadratic_starts(config: Config, cases: list[Case], env: Any) -> Quadratic:
         raise UsageError(f"`warm_start`: expected a family that low-rank learners know too, such as pendulum, {came}")
     source = _read(config, len(cases), LOW_RANK_ALGOS)
     grid = make_grid(source.config, env)
-    near = (_states(grid).abs() <= torch.tensor(cases[0].env.exploration_high)).all(-1)
-    x = _states(grid)[near]
+    near = (grid.points().abs() <= torch.tensor(cases[0].env.exploration_high)).all(-1)
+    x = grid.points()[near]
     indices = grid.index(x)
     starts = []
     for run in range(source.config.num_seeds):
@@ -122,12 +124,6 @@ def _copied(source: _Source, cold: tuple[Tensor, ...], seeds: Tensor) -> list[Te
     return factors
 
 
-def _states(grid: Grid) -> Tensor:
-    """All grid points, (points, dimensions), the last dimension fastest."""
-    axes = [grid.points(dimension) for dimension in range(len(grid.sizes))]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
-
-
 def _features(case: Case, x: Tensor, env: Any) -> tuple[Tensor, Tensor, Tensor]:
     """φ, ũ and V_b of every state with every action of the grid's environment, (states, actions, …)."""
     controls = env.torque(torch.arange(env.num_actions), torch.float64)
@@ -139,7 +135,7 @@ def _features(case: Case, x: Tensor, env: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _table(cases: list[Case], learnt: Quadratic, env: Any, grid: Grid) -> Tensor:
     """Q of all tasks on the grid, (tasks, *state modes, actions), drawn in below the lowest V_b."""
-    x = _states(grid)
+    x = grid.points()
     tables = [
         conversion.action_values(Quadratic(*(part[case.task_index] for part in learnt)), *_features(case, x, env))
         for case in cases

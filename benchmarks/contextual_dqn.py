@@ -1,0 +1,277 @@
+"""The yardstick outside: the DQN of Stable-Baselines3 on the same tasks, told their parameters, beside stlrq.
+
+    pip install stable-baselines3
+    python benchmarks/contextual_dqn.py [--envs pendulum,wireless] [--marks 5000,10000,25000] [--seeds 3]
+    python benchmarks/contextual_dqn.py --dry-run    # the same at sizes that take seconds, and writes nothing
+
+One network sees the observation and the parameters of the task, and steps all tasks together, one environment each.
+Greedy returns at some samples per task, and seconds of processor time, user and system, of all threads: of the DQN
+those of training alone, on one thread; of stlrq those of a whole process that trains all seeds and tests once, divided
+by the seeds, once compiled. stlrq stops at the last whole episode before a mark. Prints Markdown, and writes it to
+benchmarks/results/contextual_dqn.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import torchq
+from torchq import families
+from torchq.presets import resolve
+from torchq.versions import git_commit, versions
+
+CHILD = "import json, sys, torchq; torchq.train(**json.loads(sys.argv[1]))"
+EXPLORATION = 5_000
+"""Samples per task over which the DQN's exploration rate falls to its floor."""
+COMMON = {
+    "policy_kwargs": {"net_arch": [128, 128]},
+    "learning_rate": 1e-3,
+    "batch_size": 128,
+    "buffer_size": 500_000,
+    "learning_starts": 1_000,
+    "train_freq": 1,
+    "gradient_steps": 1,
+    "target_update_interval": 500,
+}
+
+
+class Setting(NamedTuple):
+    """How the DQN meets a family."""
+
+    settings: dict[str, Any]
+    """Of the DQN, beside the common ones."""
+    observe: Callable[[Tensor], Tensor]
+    """The family's observation, in about [−1, 1]."""
+    ranges: tuple[tuple[float, float], ...]
+    """Of the parameters of a task."""
+    logarithmic: tuple[str, ...] = ()
+    """Parameters on a logarithmic scale."""
+
+
+def unit(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """From a range to [−1, 1]."""
+    return 2.0 * (value - low) / (high - low) - 1.0
+
+
+def observe_pendulum(observation: Tensor) -> Tensor:
+    """cos θ, sin θ and θ̇/8."""
+    theta, speed = observation.unbind(-1)
+    return torch.stack((theta.cos(), theta.sin(), speed / 8.0), dim=-1)
+
+
+def observe_wireless(observation: Tensor) -> Tensor:
+    """Gain (up to 20, rarely more), occupancy, queue and battery."""
+    return unit(observation, 0.0, torch.tensor([20.0, 1.0, 10.0, 10.0]))
+
+
+SETTINGS = {
+    "pendulum": Setting(
+        {"gamma": 0.99, "exploration_final_eps": 0.05}, observe_pendulum, ((0.01, 1.0), (0.5, 1.0)), ("mass",)
+    ),
+    "wireless": Setting(
+        {"gamma": 0.95, "exploration_final_eps": 0.01}, observe_wireless, ((0.5, 3.0), (0.2, 0.8), (1.0, 2.0), (0.2, 0.8))
+    ),
+}  # fmt: skip
+
+
+class Batch:
+    """Copies of every task of a family that start and end together, seen as the DQN sees them.
+
+    Args:
+        env: name of the family.
+        copies: environments of each task.
+        generator: of all random numbers.
+    """
+
+    def __init__(self, env: str, copies: int, generator: np.random.Generator) -> None:
+        self.family, self.setting, self.generator = families.make(env), SETTINGS[env], generator
+        self.tasks = families.stack_tasks(self.family.sample_tasks(), dtype=torch.float32)
+        columns = []
+        for field, bounds in zip(dataclasses.fields(self.tasks), self.setting.ranges, strict=True):
+            value, low, high = getattr(self.tasks, field.name), *map(torch.tensor, bounds)
+            if field.name in self.setting.logarithmic:
+                value, low, high = value.log(), low.log(), high.log()
+            columns.append(unit(value, low, high))
+        self.parameters = torch.stack(columns, dim=-1).expand(1, -1, copies, -1)
+
+    def uniforms(self, count: int) -> Tensor:
+        """Random numbers of one call."""
+        return torch.from_numpy(self.generator.random((*self.parameters.shape[:-1], count), dtype=np.float32))
+
+    def observation(self) -> Tensor:
+        """What is seen, then the parameters, a row for each environment."""
+        seen = self.setting.observe(self.family.observe(self.state))
+        return torch.cat((seen, self.parameters), dim=-1).flatten(0, -2)
+
+    def start(self) -> Tensor:
+        """New episodes; returns their first observation."""
+        self.state = self.family.reset(self.tasks, self.uniforms(self.family.num_reset_uniforms))
+        return self.observation()
+
+    def play(self, actions: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Observation, reward and whether the episodes are at their end, after one step."""
+        uniforms = self.uniforms(self.family.num_step_uniforms)
+        given = actions.view(self.parameters.shape[:-1])
+        self.state, reward, _, truncated = self.family.step(self.tasks, self.state, given, uniforms)
+        return self.observation(), reward.flatten(), bool(truncated.all())
+
+
+def vectorised(batch: Batch) -> Any:
+    """A batch as Stable-Baselines3 takes environments. The end of an episode is that of its time, not of its value."""
+    from gymnasium import spaces
+    from stable_baselines3.common.vec_env import VecEnv
+
+    class Vectorised(VecEnv):
+        def reset(self) -> np.ndarray:
+            return batch.start().numpy()
+
+        def step_async(self, actions: np.ndarray) -> None:
+            self.actions = torch.from_numpy(actions)
+
+        def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+            observation, reward, ended = batch.play(self.actions)
+            seen, infos = observation.numpy(), [{} for _ in observation]
+            if ended:
+                infos = [{"TimeLimit.truncated": True, "terminal_observation": last} for last in seen]
+                seen = self.reset()
+            return seen, reward.numpy(), np.full(len(seen), ended), infos
+
+        def close(self) -> None:
+            pass
+
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            return [getattr(batch, attr_name, None)] * self.num_envs
+
+        def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+            raise NotImplementedError
+
+        def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+            raise NotImplementedError
+
+        def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+            return [False] * self.num_envs
+
+    count, width = batch.start().shape
+    return Vectorised(count, spaces.Box(-np.inf, np.inf, (width,)), spaces.Discrete(batch.family.num_actions))
+
+
+@torch.no_grad()
+def greedy_returns(network: torch.nn.Module, batch: Batch) -> list[float]:
+    """Return of the greedy policy for each task, mean over one episode of every environment."""
+    observation, total, ended = batch.start(), torch.tensor(0.0), False
+    while not ended:
+        observation, reward, ended = batch.play(network(observation).argmax(-1))
+        total = total + reward
+    return total.view(batch.parameters.shape[1:3]).mean(-1).tolist()
+
+
+def dqn(env: str, marks: list[int], seed: int, episodes: int) -> list[tuple[list[float], float]]:
+    """At each mark, returns by task and processor seconds spent in training."""
+    from stable_baselines3 import DQN
+
+    rows: list[tuple[list[float], float]] = []
+    batch, test = (Batch(env, copies, np.random.default_rng((seed, use))) for use, copies in enumerate((1, episodes)))
+    num_tasks = batch.parameters.shape[1]
+    fraction = min(1.0, EXPLORATION / marks[-1])
+    settings = {**COMMON, **SETTINGS[env].settings, "exploration_fraction": fraction, "seed": seed, "device": "cpu"}
+    model = DQN("MlpPolicy", vectorised(batch), **settings)
+    testing, begun = 0.0, time.process_time()
+
+    def look(given: dict[str, Any], _: dict[str, Any]) -> bool:
+        nonlocal testing
+        if given["self"].num_timesteps == marks[len(rows)] * num_tasks:
+            now = time.process_time()
+            rows.append((greedy_returns(model.q_net, test), now - begun - testing))
+            testing += time.process_time() - now
+        return len(rows) < len(marks)
+
+    model.learn(marks[-1] * num_tasks, callback=look)
+    return rows
+
+
+def ours(env: str, mark: int, seeds: int, first: int, episodes: int, calls: int) -> tuple[np.ndarray, float, int]:
+    """Returns by seed and task, processor seconds per seed of the last of some calls, and samples per task."""
+    samples = resolve("stlrq", env, "default", {}).num_envs * families.make(env).episode_length
+    rounds = max(1, mark // samples)
+    given = {"algo": "stlrq", "env": env, "num_seeds": seeds, "seed": first, "device": "cpu", "optimal": False}
+    given |= {"episodes": rounds, "eval_every": rounds, "eval_episodes": episodes, "progress": False}
+    for _ in range(calls):
+        with tempfile.TemporaryDirectory() as folder:
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            child = [sys.executable, "-c", CHILD, json.dumps({**given, "out": f"{folder}/run"})]
+            subprocess.run(child, cwd=Path(torchq.__file__).parents[1], check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            metrics = torchq.load(f"{folder}/run").metrics
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return metrics.returns[-1], seconds / seeds, int(metrics.samples[-1])
+
+
+def table(env: str, marks: list[int], seeds: int, first: int, episodes: int, calls: int) -> list[str]:
+    """Rows of one family."""
+    found = [dqn(env, marks, seed, episodes) for seed in range(first, first + seeds)]
+    rows = []
+    for index, mark in enumerate(marks):
+        theirs = np.median([run[index][0] for run in found], 0)
+        seconds = float(np.median([run[index][1] for run in found]))
+        returns, own, samples = ours(env, mark, seeds, first, episodes, calls)
+        cells = [" / ".join(f"{value:.0f}" for value in kind) for kind in (theirs, np.median(returns, 0))]
+        at = "" if samples == mark else f" (at {samples:,})"
+        rows.append(
+            f"| {env} | {mark:,} | {cells[0]} | {cells[1]}{at} | {seconds:.1f} | {own:.2f} | {seconds / own:.0f} |"
+        )
+    return rows
+
+
+def main() -> None:
+    """Train both, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--envs", default="pendulum,wireless")
+    parser.add_argument("--marks", default="5000,10000,25000", help="samples per task")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each method")
+    parser.add_argument("--first-seed", type=int, default=100)
+    parser.add_argument("--episodes", type=int, default=32, help="test episodes per task, run and mark")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/contextual_dqn.md")
+    parser.add_argument("--dry-run", action="store_true", help="tiny marks, one seed; written only with --out")
+    chosen = parser.parse_args()
+    try:
+        import stable_baselines3
+    except ModuleNotFoundError as error:
+        sys.exit(f"contextual_dqn.py needs Stable-Baselines3 ({error}): pip install stable-baselines3")
+    torch.set_num_threads(1)
+    plan = [sorted(map(int, chosen.marks.split(","))), chosen.seeds, chosen.first_seed, chosen.episodes, 2]
+    if chosen.dry_run:
+        plan = [[400, 800], 1, chosen.first_seed, 2, 1]
+    heads = "| env | samples per task | DQN, median of tasks 0/1/2/3 | stlrq | DQN, s | stlrq, s | ratio |"
+    rows = [row for env in chosen.envs.split(",") for row in table(env, *plan)]
+    where = (
+        f"{platform.machine()}; {versions()}; stable-baselines3 {stable_baselines3.__version__}; commit {git_commit()}"
+    )
+    how = f"{plan[1]} runs of each from seed {plan[2]}, {plan[3]} greedy test episodes per task; processor seconds per run"
+    settings = f"DQN: {COMMON}, explores over {EXPLORATION:,} samples per task"
+    settings += "".join(f"; {env} {SETTINGS[env].settings}" for env in chosen.envs.split(","))
+    text = "\n".join(
+        ["# A DQN that is told the task", "", where, "", how, "", settings, "", heads, "|---" * 7 + "|", *rows]
+    )
+    print(text)
+    out = chosen.out or (None if chosen.dry_run else Path(__file__).parent / "results" / "contextual_dqn.md")
+    if out:
+        out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
