@@ -69,7 +69,7 @@ def _play_block(
             returns = played.returns[test].mean(-1)
             evaluations.append(Evaluation(episode + 1, returns, statistics, played.finite[test]))
             statistics = _nothing(rollout)
-    return RunState(played.learner, played.env, statistics), evaluations
+    return state._replace(learner=played.learner, env=played.env, statistics=statistics), evaluations
 
 
 def prepare_block(config: Config, rollout: Rollout, rounds: range) -> Block:

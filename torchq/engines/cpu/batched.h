@@ -12,50 +12,99 @@ constexpr int MAX_PARTS = 64;  // sums of one program's gradient, whatever the n
 typedef Lanes<64 / sizeof(real)> Wide;
 typedef Lanes<1> One;
 
-// Rows of the state modes that each environment visits.
+// Where one state lies along the state modes: rows, and the weight of the row above where a mode interpolates.
+struct Place {
+  int32_t row[STATE_MODES];
+  real weight[STATE_MODES];
+};
+
+// Where each environment lies.
 struct Rows {
   std::vector<int32_t> mode[STATE_MODES];
+  std::vector<real> weight[STATE_MODES];
 
   void resize(int64_t batch) {
-    for (auto &row : mode) row.resize(batch);
+    for (int d = 0; d < STATE_MODES; ++d) mode[d].resize(batch), weight[d].resize(interpolates(d) ? batch : 0);
   }
-  template <class Index> void store(const Index *rows, int64_t at, int count) {
-    for (int d = 0; d < STATE_MODES; ++d) store_lanes(rows[d], mode[d].data(), at, count);
+  template <class L> void store(const Places<L> &places, int64_t at, int count) {
+    for (int d = 0; d < STATE_MODES; ++d) {
+      store_lanes(places.row[d], mode[d].data(), at, count);
+      if (interpolates(d)) store_lanes(places.weight[d], weight[d].data(), at, count);
+    }
+  }
+  Place operator[](int64_t at) const {
+    Place place;
+#pragma GCC unroll 16
+    for (int d = 0; d < STATE_MODES; ++d) {
+      place.row[d] = mode[d][at];
+      if (interpolates(d)) place.weight[d] = weight[d][at];
+    }
+    return place;
   }
 };
+
+// What an update learns from.
+struct Transition {
+  Place here, landed;
+  int32_t action;
+  real reward, discount;
+};
+
+// The places of a stored transition, and all of it: torchq.lowrank.replay.
+static inline Place recalled_place(const real *record) {
+  Place place;
+#pragma GCC unroll 16
+  for (int d = 0; d < STATE_MODES; ++d) {
+    place.row[d] = int32_t(record[d]);
+    if (interpolates(d)) place.weight[d] = record[d] - real(place.row[d]);
+  }
+  return place;
+}
+
+static inline Transition recalled(const real *record) {
+  const real *rest = record + 2 * STATE_MODES;
+  return {recalled_place(record), recalled_place(record + STATE_MODES), int32_t(rest[0]), rest[1], rest[2]};
+}
 
 // Factors of one run, their moments, and room for gradients.
 struct Batched {
   const Run run;
   const Args &a;
-  const int64_t tasks, batch;
+  const int64_t tasks, batch, per_task;  // environments in all; transitions of a task in an update
   int64_t pieces, parts, shared_rows;
-  std::vector<Row<RANK>> values, first, second, gradient, task_gradient;
-  Row<ACTIONS> columns[RANK_PADDED] = {};
+  std::vector<Row<RANK>> values, first, second, target, gradient, task_gradient;
+  Row<ACTIONS> columns[RANK_PADDED] = {}, target_columns[RANK_PADDED] = {};
   std::vector<double> sums;
   // Of each environment: who it is, where it stands before and after a step, and what the step gave.
   std::vector<uint32_t> env_of, task_of, task_row_of;
   std::vector<real> parameter[Family::PARAMETERS + 1], reward, discount;
   std::vector<int32_t> action;
   Rows rows[2], landed_;
+  std::vector<const real *> records[4];  // Stored transitions of each task for as many updates, (tasks, batch).
   int64_t offset[MODES];
 
-  explicit Batched(const Run &run_) : run(run_), a(run_.a), tasks(run_.tasks), batch(tasks * a.envs) {
-    pieces = std::min<int64_t>((a.envs + CHUNK - 1) / CHUNK, MAX_PARTS);
-    parts = std::min<int64_t>((batch + CHUNK - 1) / CHUNK, MAX_PARTS);
+  explicit Batched(const Run &run_)
+      : run(run_), a(run_.a), tasks(run_.tasks), batch(tasks * a.envs), per_task(a.per_task()) {
+    pieces = std::min<int64_t>((per_task + CHUNK - 1) / CHUNK, MAX_PARTS);
+    parts = std::min<int64_t>((tasks * per_task + CHUNK - 1) / CHUNK, MAX_PARTS);
     // Parts hold whole tasks, or tasks hold whole parts, so that no two parts add to one row of the task factor.
     if (pieces > 1) parts = pieces;
     int64_t rows = 0;
     for (int mode = 0; mode < MODES; ++mode) offset[mode] = rows, rows += a.rows[mode];
     shared_rows = rows - (HAS_TASK ? a.rows[0] : 0);
     for (auto *kind : {&values, &first, &second}) kind->assign(rows, {});
+    if (has_target()) target.assign(rows, {});
+    if (a.replay_ratio) for (auto &drawn : records) drawn.resize(tasks * a.replay_batch);
     gradient.resize(parts * shared_rows);
     if (HAS_TASK) task_gradient.resize(tasks * pieces);
     sums.assign(tasks * pieces * 4, 0);
     place();
     for (int mode = 0; mode < MODES; ++mode) copy(mode, true);
-    transpose();
+    transpose(values, columns);
+    if (has_target()) transpose(target, target_columns);
   }
+
+  bool has_target() const { return a.target[0] != nullptr; }
 
   // Environments in a row, and the grid points where they start.
   void place() {
@@ -70,9 +119,9 @@ struct Batched {
       }
     for (int64_t at = 0; at < batch; at += Wide::COUNT) {
       const int count = int(std::min<int64_t>(Wide::COUNT, batch - at));
-      Wide::i32 visited[STATE_MODES];
-      locate<Wide>(Family::State<Wide>::load(a.state, run.begin() + at, count), visited);
-      rows[0].store(visited, at, count);
+      Places<Wide> places;
+      locate<Wide>(Family::State<Wide>::load(a.state, run.begin() + at, count), places);
+      rows[0].store(places, at, count);
     }
   }
 
@@ -81,9 +130,9 @@ struct Batched {
   Rows &landed(int64_t step) { return Family::TERMINATES ? landed_ : rows[(step + 1) & 1]; }
 
   void copy(int mode, bool in) {
-    real *const *outer[] = {a.factors, a.first, a.second};
-    Row<RANK> *inner[] = {values.data(), first.data(), second.data()};
-    for (int kind = 0; kind < 3; ++kind) {
+    real *const *outer[] = {a.factors, a.first, a.second, a.target};
+    Row<RANK> *inner[] = {values.data(), first.data(), second.data(), target.data()};
+    for (int kind = 0; kind < 4; ++kind) {
       if (!outer[kind][mode]) continue;
       for (int64_t index = 0; index < a.rows[mode]; ++index) {
         real *mine = inner[kind][offset[mode] + index].data(), *theirs = run.row(outer[kind], mode, index);
@@ -105,41 +154,63 @@ struct Batched {
 
   const Row<RANK> &row(int mode, int64_t index) const { return values[offset[mode] + index]; }
 
-  void transpose() {
-    for (int k = 0; k < RANK; ++k)
-      for (int action = 0; action < ACTIONS; ++action) columns[k].data()[action] = row(ACTION, action).data()[k];
+  // The action mode with a row for each k.
+  LONG void transpose(const std::vector<Row<RANK>> &from, Row<ACTIONS> *to) const {
+    for (int action = 0; action < ACTIONS; ++action) {
+      const real *row = from[offset[ACTION] + action].data();
+      for (int k = 0; k < RANK; ++k) to[k].data()[action] = row[k];
+    }
+  }
+
+  static int above(int row, int d) { return row + 1 < GRID_SIZES_[d] ? row + 1 : 0; }
+
+  // The row of state mode d at a place: cp.interpolate.
+  Row<RANK> state_row(const std::vector<Row<RANK>> &factors, int d, const Place &place) const {
+    const Row<RANK> *mode = &factors[offset[FIRST_STATE + d]];
+    Row<RANK> mixed = mode[place.row[d]];
+    if (interpolates(d)) {
+      const Row<RANK> &next = mode[above(place.row[d], d)];
+      for (int i = 0; i < mixed.VECTORS; ++i)
+        mixed.part[i] = fma(splat(place.weight[d]), next.part[i] - mixed.part[i], mixed.part[i]);
+    }
+    return mixed;
   }
 
   // Product of the rows visited of the task and state modes.
-  Row<RANK> weights(const Rows &visited, int64_t at) const {
-    Row<RANK> w = row(FIRST_STATE, visited.mode[0][at]);
-    if (HAS_TASK) w = w * row(0, task_row_of[at]);
-    for (int d = 1; d < STATE_MODES; ++d) w = w * row(FIRST_STATE + d, visited.mode[d][at]);
+  Row<RANK> weights(const std::vector<Row<RANK>> &factors, const Place &place, int64_t task) const {
+    Row<RANK> w = state_row(factors, 0, place);
+    if (HAS_TASK) w = w * factors[offset[0] + task];
+#pragma GCC unroll 16
+    for (int d = 1; d < STATE_MODES; ++d) w = w * state_row(factors, d, place);
     return w;
   }
 
   int best_action(const Rows &visited, int64_t at) const {
-    return first_best(action_values(weights(visited, at).data(), columns));
+    return first_best(action_values(weights(values, visited[at], task_row_of[at]).data(), columns));
   }
 
-  int64_t batch_part(int64_t part) const {
-    int64_t units = pieces > 1 ? a.envs : tasks;  // pieces of every task, or whole tasks
-    return units * part / parts;
+  // max Q of a state in the tensor that gives the targets.
+  real best_next(const Place &place, int64_t task) const {
+    if (has_target()) return best_value(action_values(weights(target, place, task).data(), target_columns));
+    return best_value(action_values(weights(values, place, task).data(), columns));
   }
 
-  // The transitions of a part: the same share of every task's environments, or a range of tasks with all of theirs.
+  // Where a part begins: in the share of every task, of `each` environments or transitions, or among whole tasks.
+  int64_t begins(int64_t part, int64_t each) const { return (pieces > 1 ? each : tasks) * part / parts; }
+
+  // The transitions of a part: the same share of every task's, or a range of tasks with all of theirs.
   template <class Body> void each(int64_t part, Body body) {
-    int64_t from = batch_part(part), to = batch_part(part + 1);
+    int64_t from = begins(part, per_task), to = begins(part + 1, per_task);
     if (pieces > 1) {
       for (int64_t task = 0; task < tasks; ++task) body(task, from, to, part);
     } else {
-      for (int64_t task = from; task < to; ++task) body(task, int64_t(0), a.envs, int64_t(0));
+      for (int64_t task = from; task < to; ++task) body(task, int64_t(0), per_task, int64_t(0));
     }
   }
 
   // Behaviour policy and environment: Rollout.step, first half.
   void act(int64_t part, int64_t step) {
-    const int64_t from = batch_part(part), to = batch_part(part + 1);
+    const int64_t from = begins(part, a.envs), to = begins(part + 1, a.envs);
     if (pieces > 1) {
       for (int64_t task = 0; task < tasks; ++task) act_on(task * a.envs + from, task * a.envs + to, part, step);
     } else {
@@ -152,7 +223,58 @@ struct Batched {
       const int count = int(std::min<int64_t>(CHUNK, to - at));
       choose_actions(at, count, step);
       advance(at, count, piece, step);
+      if (a.replay_ratio)
+        for (int i = 0; i < count; ++i) remember(at + i, step);
     }
+  }
+
+  real *record(int64_t task, int64_t number) const {
+    return a.memory + ((run.seed * a.tasks + run.first_task + task) * a.slots + number % a.slots) * RECORD;
+  }
+
+  int64_t steps_before(int64_t step) const { return a.first_step + step; }
+
+  // Where the transition of an environment at a step is stored.
+  real *own_record(int64_t task, int64_t env, int64_t step) const {
+    return record(task, steps_before(step) * a.envs + env);
+  }
+
+  void remember(int64_t at, int64_t step) {
+    real *to = own_record(task_of[at], env_of[at], step);
+    for (const Rows *where : {&here(step), &landed(step)})
+      for (int d = 0; d < STATE_MODES; ++d)
+        *to++ = interpolates(d) ? real(where->mode[d][at]) + where->weight[d][at] : real(where->mode[d][at]);
+    to[0] = real(action[at]), to[1] = reward[at], to[2] = Family::TERMINATES ? discount[at] : a.gamma;
+  }
+
+  // Which stored transitions of a task four updates of a step learn from: Replay.drawn.
+  LONG void draw(int64_t task, int64_t step, int64_t update) {
+    uint32_t lane[CHUNK], name[CHUNK], words[4][CHUNK];
+    const int64_t stored = (steps_before(step) + 1) * a.envs, available = std::min(stored, a.replay_capacity);
+    std::fill(name, name + CHUNK, uint32_t(run.task_row(task)));
+    for (int64_t from = 0; from < a.replay_batch; from += CHUNK) {
+      const int count = int(std::min<int64_t>(CHUNK, a.replay_batch - from));
+      for (int i = 0; i < count; ++i) lane[i] = uint32_t(from + i);
+      philox(a.run_seeds[run.seed], steps_before(step), lane, name, REPLAY, uint32_t(update / 4), count, words[0],
+             words[1], words[2], words[3]);
+      const int64_t wanted = std::min<int64_t>(4, a.replay_ratio - update);
+      for (int64_t next = 0; next < wanted; ++next)
+        for (int i = 0; i < count; ++i) {
+          const real *found = record(task, stored - available + below(words[next][i], available));
+          records[next][task * a.replay_batch + from + i] = found;
+          __builtin_prefetch(found), __builtin_prefetch(found + RECORD - 1);
+        }
+    }
+  }
+
+  // The i-th transition of a task in an update: those of the step itself first, then stored ones.
+  Transition transition(int64_t task, int64_t i, int64_t step, int64_t update) {
+    if (a.replay_ratio) {
+      if (i < a.envs) return recalled(own_record(task, i, step));
+      return recalled(records[update & 3][task * a.replay_batch + i - a.envs]);
+    }
+    const int64_t at = task * a.envs + i;
+    return {here(step)[at], landed(step)[at], action[at], reward[at], Family::TERMINATES ? discount[at] : a.gamma};
   }
 
   void choose_actions(int64_t at, int count, int64_t step) {
@@ -165,8 +287,8 @@ struct Batched {
     }
   }
 
-  template <class L> LONG static void locate(const Family::State<L> &state, typename L::i32 *visited) {
-    state_rows<L>(state, visited);
+  template <class L> LONG static void locate(const Family::State<L> &state, Places<L> &places) {
+    state_places<L>(state, places);
   }
 
   // Lanes of environments from `at`, with what a step asks for.
@@ -174,7 +296,7 @@ struct Batched {
     Family::State<L> state;
     Outcome<L> outcome;
     typename L::mask done;
-    typename L::i32 visited[STATE_MODES];
+    Places<L> visited;
   };
 
   template <class L>
@@ -232,8 +354,7 @@ struct Batched {
   }
 
   // Sum of the semi-gradients of one block of modes over a part: LowRankQ._descend, first half.
-  template <int FROM, int TO> LONG void accumulate(int64_t part, int64_t step, bool report) {
-    const Rows &from_rows = here(step), &to_rows = landed(step);
+  template <int FROM, int TO> LONG void accumulate(int64_t part, int64_t step, int64_t update, bool report) {
     Row<RANK> *shared = &gradient[part * shared_rows];
     const int64_t low = offset[std::max(FROM, FIRST_STATE)] - offset[FIRST_STATE];
     const int64_t high = TO < MODES ? offset[TO] - offset[FIRST_STATE] : shared_rows;
@@ -242,26 +363,44 @@ struct Batched {
       Row<RANK> *by_task = HAS_TASK ? &task_gradient[task * pieces + piece] : nullptr;
       if (HAS_TASK && FROM == 0) *by_task = {};
       const real scale = run.weight(task);
+      const int64_t task_row = run.task_row(task);
       double absolute = 0, squared = 0;
-      for (int64_t env = from; env < to; ++env) {
-        const int64_t at = task * a.envs + env;
+      for (int64_t i = from; i < to; ++i) {
+        const Transition t = transition(task, i, step, update);
         const Row<RANK> *f[MODES];
-        if (HAS_TASK) f[0] = &row(0, run.task_row(task));
-        for (int d = 0; d < STATE_MODES; ++d) f[FIRST_STATE + d] = &row(FIRST_STATE + d, from_rows.mode[d][at]);
-        f[ACTION] = &row(ACTION, action[at]);
+        Row<RANK> mixed[STATE_MODES];
+        if (HAS_TASK) f[0] = &row(0, task_row);
+#pragma GCC unroll 16
+        for (int d = 0; d < STATE_MODES; ++d) {
+          f[FIRST_STATE + d] = &row(FIRST_STATE + d, t.here.row[d]);
+          if (interpolates(d)) mixed[d] = state_row(values, d, t.here), f[FIRST_STATE + d] = &mixed[d];
+        }
+        f[ACTION] = &row(ACTION, t.action);
         Row<RANK> before[MODES], after = *f[ACTION];  // products of the rows of the modes before and after one
         before[1] = *f[0];
         for (int mode = 1; mode < ACTION; ++mode) before[mode + 1] = before[mode] * *f[mode];
-        const real best = best_value(action_values(weights(to_rows, at).data(), columns));
-        const real error = reward[at] + (Family::TERMINATES ? discount[at] : a.gamma) * best - before[ACTION].inner(*f[ACTION]);
-        if (report) absolute += std::abs(error), squared += double(error) * error;
+        const real best = best_next(t.landed, task_row);
+        const real error = t.reward + t.discount * best - before[ACTION].inner(*f[ACTION]);
+        if (report && i < a.envs) absolute += std::abs(error), squared += double(error) * error;
+#pragma GCC unroll 16
         for (int mode = ACTION; mode >= 0; --mode) {
           const Row<RANK> cofactor = mode == ACTION ? before[ACTION] : mode == 0 ? after : before[mode] * after;
           if (mode != ACTION) after = after * *f[mode];
           if (mode < FROM || mode >= TO) continue;
-          const real amount = NORMALISED ? error / (cofactor.inner(cofactor) + real(1e-3)) : error;
-          const int64_t index = offset[mode] - offset[FIRST_STATE] + (mode == ACTION ? action[at] : from_rows.mode[mode - FIRST_STATE][at]);
-          (HAS_TASK && mode == 0 ? by_task : &shared[index])->add(-scale * amount, cofactor);
+          const real amount = -scale * (NORMALISED ? error / (cofactor.inner(cofactor) + real(1e-3)) : error);
+          if (HAS_TASK && mode == 0) {
+            by_task->add(amount, cofactor);
+            continue;
+          }
+          const int d = mode - FIRST_STATE;
+          Row<RANK> *rows = shared + offset[mode] - offset[FIRST_STATE];
+          if (mode == ACTION) rows[t.action].add(amount, cofactor);
+          else if (!interpolates(d)) rows[t.here.row[d]].add(amount, cofactor);
+          else {
+            const real share = amount * t.here.weight[d];
+            rows[t.here.row[d]].add(amount - share, cofactor);
+            rows[above(t.here.row[d], d)].add(share, cofactor);
+          }
         }
       }
       double *out = &sums[(task * pieces + piece) * 4];
@@ -270,15 +409,16 @@ struct Batched {
   }
 
   // The same for a block known at run time: one mode, or all of them.
-  template <int MODE = 0> void accumulate_block(int block, int64_t part, int64_t step, bool report) {
-    if constexpr (!BLOCK_ORDER) accumulate<0, MODES>(part, step, report);
-    else if (block == MODE) accumulate<MODE, MODE + 1>(part, step, report);
-    else if constexpr (MODE + 1 < MODES) accumulate_block<MODE + 1>(block, part, step, report);
+  template <int MODE = 0>
+  void accumulate_block(int block, int64_t part, int64_t step, int64_t update, bool report) {
+    if constexpr (!BLOCK_ORDER) accumulate<0, MODES>(part, step, update, report);
+    else if (block == MODE) accumulate<MODE, MODE + 1>(part, step, update, report);
+    else if constexpr (MODE + 1 < MODES) accumulate_block<MODE + 1>(block, part, step, update, report);
   }
 
   // One optimiser step on a row: torchq.optim.
   void descend_row(int64_t index, const Row<RANK> &gradient, real rate, real correction1, real correction2) {
-    const real step_size = rate / correction1;
+    const real step_size = rate / correction1, bias = std::sqrt(correction2);
     for (int i = 0; i < gradient.VECTORS; ++i) {
       const Vector g = gradient.part[i];
       Vector &f = values[index].part[i], &m = first[index].part[i], &v = second[index].part[i];
@@ -289,7 +429,7 @@ struct Batched {
       m += (1 - BETA1) * (g - m);
       if (OPTIMIZER == ADAM) {
         v = BETA2 * v + (1 - BETA2) * g * g;
-        f -= rate * (m / correction1) / (root(v / correction2) + EPS);
+        f -= step_size * bias * m / (root(v) + bias * EPS);
       } else {
         v = larger(BETA2 * v, larger(g, -g) + EPS);
         f -= step_size * m / v;
@@ -322,17 +462,39 @@ struct Batched {
     }
   }
 
-  int64_t update_number(int64_t step, int64_t sweep) const { return a.num_updates + step * SWEEPS + sweep + 1; }
+  // Number, from 1, of the `sweep`-th sweep of a step, of all its updates.
+  int64_t update_number(int64_t step, int64_t sweep) const {
+    return a.num_updates + step * a.updates_per_step() + sweep + 1;
+  }
 
-  // One update by one thread.
+  // Polyak step of the target tensor: LowRankQ._follow.
+  void follow(int64_t from, int64_t to) {
+    for (int64_t index = from; index < to; ++index)
+      for (int i = 0; i < values[index].VECTORS; ++i) {
+        Vector &mean = target[index].part[i];
+        mean += a.target_rate * (values[index].part[i] - mean);
+      }
+  }
+
+  // After a sweep: what is kept of the factors besides them.
+  void finish_sweep() {
+    transpose(values, columns);
+    if (has_target()) transpose(target, target_columns);
+  }
+
+  // One sweep by one thread.
   void sweep_alone(int64_t step, int64_t sweep) {
     const Corrections corrections(update_number(step, sweep));
+    const int64_t update = sweep / SWEEPS;
+    if (a.replay_ratio && sweep % (4 * SWEEPS) == 0)
+      for (int64_t task = 0; task < tasks; ++task) draw(task, step, update);
     for (int block = 0; block < (BLOCK_ORDER ? MODES : 1); ++block) {
-      for (int64_t part = 0; part < parts; ++part) accumulate_block(block, part, step, sweep + block == 0);
+      for (int64_t part = 0; part < parts; ++part) accumulate_block(block, part, step, update, sweep + block == 0);
       for (int mode = 0; mode < MODES; ++mode)
         if (!BLOCK_ORDER || mode == block) descend_rows(mode, 0, a.rows[mode], step, corrections);
     }
-    transpose();
+    if (has_target()) follow(0, int64_t(values.size()));
+    finish_sweep();
   }
 
   // Returns of greedy episodes of a chunk of environments, each until its first end: evaluation.greedy_step.

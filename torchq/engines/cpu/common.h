@@ -8,6 +8,12 @@ constexpr int FIRST_STATE = HAS_TASK, ACTION = MODES - 1;
 constexpr real BETA1 = real(0.9), BETA2 = real(0.999), EPS = real(1e-8);
 constexpr double GRID_LOW_[] = GRID_LOW, GRID_HIGH_[] = GRID_HIGH;
 constexpr int GRID_SIZES_[] = GRID_SIZES;
+enum Kind { CELLS, LINEAR, PERIODIC };
+constexpr int GRID_KINDS_[] = GRID_KINDS;
+
+// Whether a state mode has two active rows: torchq.lowrank.modes.
+constexpr bool interpolates(int d) { return !JOINT && GRID_KINDS_[d] != CELLS && GRID_SIZES_[d] > 1; }
+constexpr bool any_interpolates(int d = 0) { return d < STATE_MODES && (interpolates(d) || any_interpolates(d + 1)); }
 
 enum Optimizer { SGD, ADAM, ADAMAX };
 
@@ -25,8 +31,19 @@ struct Args {
   const real *task_weights;             // (tasks), or null
   double *statistics;                   // (seeds, tasks, 4): reward, episodes, |error|, error squared, over all steps
   double *total;                        // (seeds, tasks, envs): returns of greedy episodes
+  int64_t replay_ratio, replay_batch, replay_capacity, slots;
+  real *memory;                         // (seeds, tasks, slots, RECORD): stored transitions, or null
+  real *target[MODES];                  // the target tensor's factors, or null
+  real target_rate;
   real gamma;
+
+  // Updates of each step, and transitions of each task in one.
+  int64_t updates_per_step() const { return SWEEPS * updates * (replay_ratio ? replay_ratio : 1); }
+  int64_t per_task() const { return envs + (replay_ratio ? replay_batch : 0); }
 };
+
+// A stored transition: places before and after, action, reward, discount. See torchq.lowrank.replay.
+constexpr int RECORD = 2 * STATE_MODES + 3;
 
 // Rounds, each an episode of every task, all together or in turns, with tests after some of them: torchq.engines.contract.Block.
 struct Block {
@@ -40,19 +57,22 @@ struct Block {
   Args turn(int64_t round, int64_t number) const {
     Args a = args;
     const int64_t played = round * turns + number;
-    a.first_step += round * a.steps, a.num_updates += played * a.steps * SWEEPS;
+    a.first_step += round * a.steps, a.num_updates += played * a.steps * a.updates_per_step();
     a.epsilon += played * a.steps, a.learning_rate += played * a.steps;
     a.statistics += round * a.seeds * a.tasks * 4;
     if (fresh) forward(a, a.state, round);
     return a;
   }
 
-  // The arguments of the test after a round, whose random numbers follow from the rounds played by then.
+  // The arguments of the test after a round, whose random numbers follow from the rounds played by then. What is tested
+  // is the target tensor, where there is one.
   Args tested(int64_t round) const {
     Args a = args;
     a.envs = test_envs, a.first_step += (round + 1) * a.steps;
     a.total += test[round] * a.seeds * a.tasks * a.envs;
-    std::fill(a.first, a.first + MODES, nullptr), std::fill(a.second, a.second + MODES, nullptr);
+    if (a.target[0]) std::copy(a.target, a.target + MODES, a.factors);
+    for (auto *unused : {a.first, a.second, a.target}) std::fill(unused, unused + MODES, nullptr);
+    a.replay_ratio = 0;
     forward(a, test_state, test[round]);
     return a;
   }
@@ -63,6 +83,16 @@ struct Block {
   }
 };
 
+// Places along the state modes of environments side by side: rows, and the weight of the row above where there are two.
+template <class L> struct Places {
+  typename L::i32 row[STATE_MODES];
+  typename L::r weight[STATE_MODES];
+};
+
+template <class I> static inline I inside(I index, int size) {
+  return lower(upper(index, fill<I>(0)), fill<I>(size - 1));
+}
+
 // The nearest grid point, half to even.
 template <class L> static inline typename L::i32 grid_index(typename L::r x, int d) {
   typedef typename L::i32 Index;
@@ -71,19 +101,44 @@ template <class L> static inline typename L::i32 grid_index(typename L::r x, int
   const real low = real(GRID_LOW_[d]), high = real(GRID_HIGH_[d]);
   const Real clipped = lower(upper(x, fill<Real>(low)), fill<Real>(high));
   const Real scaled = (clipped - fill<Real>(low)) / fill<Real>(high - low) * fill<Real>(real(GRID_SIZES_[d] - 1));
-  const Index index = convert<int32_t>(map(scaled, [](real v) { return std::rint(v); }));
-  return lower(upper(index, fill<Index>(0)), fill<Index>(GRID_SIZES_[d] - 1));
+  return inside(convert<int32_t>(map(scaled, [](real v) { return std::rint(v); })), GRID_SIZES_[d]);
 }
 
-// Rows of the state modes that a state visits.
-template <class L> static inline void state_rows(const Family::State<L> &state, typename L::i32 *rows) {
+// A fractional place between two points: Mode.place.
+template <class L> static inline typename L::r between(typename L::r x, int d) {
+  typedef typename L::r Real;
+  const real low = real(GRID_LOW_[d]), high = real(GRID_HIGH_[d]);
+  if (GRID_KINDS_[d] == PERIODIC) {
+    const Real size = fill<Real>(real(GRID_SIZES_[d]));
+    return modulo((x - fill<Real>(low)) / fill<Real>(high - low) * size, size);
+  }
+  const Real clipped = lower(upper(x, fill<Real>(low)), fill<Real>(high));
+  return (clipped - fill<Real>(low)) / fill<Real>(high - low) * fill<Real>(real(GRID_SIZES_[d] - 1));
+}
+
+// A fractional place as the row below and the weight of the row above: cp.neighbours.
+template <class L> static inline void split(typename L::r place, int d, Places<L> &places) {
+  typedef typename L::i32 Index;
+  const typename L::r below = map(place, [](real v) { return std::floor(v); });
+  const Index row = convert<int32_t>(below), size = fill<Index>(GRID_SIZES_[d]);
+  places.row[d] = inside(Index(row >= size ? row - size : row), GRID_SIZES_[d]);
+  places.weight[d] = place - below;
+}
+
+// Where a state lies along the state modes.
+template <class L> static inline void state_places(const Family::State<L> &state, Places<L> &places) {
   typename L::r observation[Family::DIMENSIONS];
   Family::observe<L>(state, observation);
-  rows[0] = grid_index<L>(observation[0], 0);
-  for (int d = 1; d < Family::DIMENSIONS; ++d) {
-    const typename L::i32 index = grid_index<L>(observation[d], d);
-    if (JOINT) rows[0] = rows[0] * fill<typename L::i32>(GRID_SIZES_[d]) + index;
-    else rows[JOINT ? 0 : d] = index;
+  if (JOINT) {
+    places.row[0] = grid_index<L>(observation[0], 0);
+    for (int d = 1; d < Family::DIMENSIONS; ++d)
+      places.row[0] = places.row[0] * fill<typename L::i32>(GRID_SIZES_[d]) + grid_index<L>(observation[d], d);
+    return;
+  }
+#pragma GCC unroll 16
+  for (int d = 0; d < STATE_MODES; ++d) {
+    if (interpolates(d)) split<L>(between<L>(observation[d], d), d, places);
+    else places.row[d] = grid_index<L>(observation[d], d);
   }
 }
 
@@ -129,10 +184,10 @@ struct Run {
   }
   double *statistics(int64_t task) const { return a.statistics + (seed * a.tasks + first_task + task) * 4; }
 
-  // Whether its factors and their moments are finite.
+  // Whether its factors, their moments and the target tensor are finite.
   bool finite() const {
     for (int mode = 0; mode < MODES; ++mode)
-      for (real *const *tensors : {a.factors, a.first, a.second}) {
+      for (real *const *tensors : {a.factors, a.first, a.second, a.target}) {
         const real *from = tensors[mode] ? row(tensors, mode, 0) : nullptr;
         for (int64_t i = 0; from && i < a.rows[mode] * RANK; ++i)
           if (!std::isfinite(from[i])) return false;

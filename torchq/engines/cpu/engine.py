@@ -19,6 +19,7 @@ from torchq.lowrank.optim import Moments
 
 _OPTIMIZERS = {"sgd": 0, "adam": 1, "adamax": 2}
 _COUNTS = ("seeds", "groups", "tasks", "envs", "steps", "first_step", "updates", "num_updates", "threads")
+_KINDS = {"cells": 0, "linear": 1, "periodic": 2}
 
 
 class CppEngine:
@@ -61,8 +62,8 @@ class CppEngine:
             first_step: how many steps each environment has taken before.
             updates: whether to learn; without, the environments are played by the behaviour policy alone.
         """
-        learner, env, statistics = state
-        factors = [_copy(factor) for factor in learner.factors]
+        learner, env, statistics, memory = state
+        factors, target = map(_copies, (learner.factors, learner.target))
         moments = [Moments(*map(_copy, moment)) for moment in learner.moments]
         fields, steps = [_copy(field) for field in env], len(rates.epsilon)
         sums = torch.zeros(*statistics.reward.shape, 4, dtype=torch.float64)
@@ -73,11 +74,12 @@ class CppEngine:
             "torchq_train", batch, factors, fields, groups=self.learner.groups, steps=steps, first_step=first_step,
             updates=int(updates), num_updates=int(learner.num_updates), epsilon=rates.epsilon,
             learning_rate=rates.learning_rate, task_weights=weights, statistics=sums,
-            first=[moment.first for moment in moments], second=[moment.second for moment in moments],
+            first=[moment.first for moment in moments], second=[moment.second for moment in moments], target=target,
+            **self._replay(memory if updates else ()),
         )  # fmt: skip
-        count = learner.num_updates + int(updates) * steps * self.learner.num_sweeps
-        after = LowRankState(tuple(factors), tuple(moments), count)
-        return RunState(after, type(env)(*fields), statistics.plus(*sums.unbind(-1)))
+        count = learner.num_updates + int(updates) * steps * self._sweeps_per_step
+        after = LowRankState(tuple(factors), tuple(moments), count, tuple(target))
+        return RunState(after, type(env)(*fields), statistics.plus(*sums.unbind(-1)), memory)
 
     def greedy_returns(self, learner: LearnerState, env: EnvState, first_step: int) -> Tensor:
         """Returns of greedy episodes, as in `Engine`."""
@@ -93,7 +95,7 @@ class CppEngine:
         """Whole rounds with their tests, as in `BlockEngine`."""
         learner, rollout = state.learner, self.rollout
         rounds, length = len(block.test), rollout.env.episode_length
-        factors = [_copy(factor) for factor in learner.factors]
+        factors, target = map(_copies, (learner.factors, learner.target))
         moments = [Moments(*map(_copy, moment)) for moment in learner.moments]
         fields = [_copy(field) for field in block.starts or state.env]  # ([rounds,] seeds, tasks, envs)
         tests = [_copy(field) for field in block.test_starts]
@@ -107,15 +109,29 @@ class CppEngine:
             epsilon=block.rates.epsilon, learning_rate=block.rates.learning_rate, statistics=sums, total=total,
             first=[moment.first for moment in moments], second=[moment.second for moment in moments],
             rounds=rounds, turns=block.turns, fresh=int(block.starts is not None), test_envs=total.shape[-1],
-            test=block.test, test_state=tests, finite=finite,
+            test=block.test, test_state=tests, finite=finite, target=target, **self._replay(state.replay),
         )  # fmt: skip
-        count = learner.num_updates + rounds * block.turns * length * self.learner.num_sweeps
+        count = learner.num_updates + rounds * block.turns * length * self._sweeps_per_step
         ended = [field[-1] for field in fields] if block.starts else fields
         if block.turns > 1:
             ended = [field[:, -1:] for field in ended]  # Of the last turn, (seeds, 1, envs).
-        after = LowRankState(tuple(factors), tuple(moments), count)
+        after = LowRankState(tuple(factors), tuple(moments), count, tuple(target))
         env = type(state.env)(*ended)
         return Played(after, env, sums, total.to(rollout.dtype), finite.bool().all(-1).all(-1))
+
+    @property
+    def _sweeps_per_step(self) -> int:
+        return self.rollout.updates_per_step * self.learner.num_sweeps
+
+    def _replay(self, memory: Any) -> dict[str, Any]:
+        """Arguments of what is learnt from again."""
+        replay = self.rollout.replay
+        if replay is None or not isinstance(memory, Tensor):
+            return {}
+        return {
+            "memory": memory, "slots": memory.shape[2], "replay_ratio": replay.ratio, "replay_batch": replay.batch,
+            "replay_capacity": replay.capacity,
+        }  # fmt: skip
 
     def _call(self, function: str, batch: Batch, factors: list[Tensor], fields: list[Tensor], **given: Any) -> None:
         """Call the program with the arguments given; tensors by their addresses, and what is left out 0."""
@@ -124,15 +140,15 @@ class CppEngine:
             "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(), "run_seeds": self.rollout.seeds,
             "task_index": batch.task_index, "parameters": batch.parameters, "state": fields, "factors": factors,
             "factor_groups": [factor.shape[1] for factor in factors], "rows": [factor.shape[2] for factor in factors],
-            "gamma": self.rollout.gamma, "field_bytes": [field.element_size() for field in fields],
+            "gamma": self.rollout.gamma, "target_rate": self.learner.target_rate or 0.0, "field_bytes": [field.element_size() for field in fields],
         }  # fmt: skip
         block = self._arguments()  # Begins with the arguments of a single call.
         own = {field[0] for field in block._fields_}
         for name, value in given.items():
             arguments = block if name in own else block.args
-            if isinstance(value, list):
+            if isinstance(value, list) and value:
                 getattr(arguments, name)[:] = [_address(x) if isinstance(x, Tensor) else x for x in value]
-            else:
+            elif not isinstance(value, list):
                 setattr(arguments, name, _address(value) if isinstance(value, Tensor) else value)
         getattr(self._library, function)(ctypes.byref(block))
 
@@ -149,7 +165,8 @@ def _constants(rollout: Rollout, learner: LowRankQ) -> dict[str, str]:
     constants = {
         "REAL": "float" if rollout.dtype == torch.float32 else "double", "RANK": learner.rank,
         "ACTIONS": rollout.env.num_actions, "JOINT": int(grid.joint), "HAS_TASK": int(learner.has_task_mode),
-        "GRID_LOW": _braces(grid.low), "GRID_HIGH": _braces(grid.high), "GRID_SIZES": _braces(grid.sizes),
+        "GRID_LOW": _braces(mode.low for mode in grid.modes), "GRID_HIGH": _braces(mode.high for mode in grid.modes),
+        "GRID_SIZES": _braces(grid.sizes), "GRID_KINDS": _braces(_KINDS[mode.kind] for mode in grid.modes),
         "OPTIMIZER": _OPTIMIZERS[learner.optimizer], "BLOCK_ORDER": int(learner.update_order == "block"),
         "NORMALISED": int(learner.normalised), "SWEEPS": learner.num_sweeps, "LOSS_SCALE": learner.loss_scale,
     }  # fmt: skip
@@ -171,7 +188,9 @@ def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Struct
             ("field_bytes", ctypes.c_int64 * num_fields),
             ("factors", modes), ("factor_groups", ctypes.c_int64 * num_modes), ("first", modes), ("second", modes),
             ("rows", ctypes.c_int64 * num_modes), ("epsilon", pointer), ("learning_rate", pointer),
-            ("task_weights", pointer), ("statistics", pointer), ("total", pointer), ("gamma", real),
+            ("task_weights", pointer), ("statistics", pointer), ("total", pointer),
+            *((count, ctypes.c_int64) for count in ("replay_ratio", "replay_batch", "replay_capacity", "slots")),
+            ("memory", pointer), ("target", modes), ("target_rate", real), ("gamma", real),
         ]  # fmt: skip
 
     class Block(ctypes.Structure):
@@ -181,6 +200,10 @@ def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Struct
         ]  # fmt: skip
 
     return Block
+
+
+def _copies(tensors: tuple[Tensor, ...]) -> list[Tensor]:
+    return [_copy(tensor) for tensor in tensors]
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-// The paper's online protocol: one environment, one transition and one Gauss-Seidel sweep of Adamax at a time.
+// The paper's online protocol: one environment, one transition and one Gauss-Seidel sweep of Adamax at a time, on cells.
 //
 // Dense Adamax (Kingma and Ba 2015, alg. 2) moves every row at every update, but a transition reads few of them. A row
 // without a gradient moves by
@@ -206,10 +206,10 @@ struct Online {
     double rewards = 0, episodes = 0, absolute = 0, squared = 0;
     LazyRow *here[MODES], *next[MODES];
     int64_t update = 0;
-    int32_t rows[STATE_MODES];
+    Places<One> places;
     auto state = Family::State<One>::load(a.state, run.begin(), 1);
-    state_rows<One>(state, rows);
-    locate(task, rows, here);
+    state_places<One>(state, places);
+    locate(task, places.row, here);
     for (int64_t step = 0; step < a.steps; ++step) {
       const int action = behave(run, step, here, update);
       real draws[std::max(Family::STEP_UNIFORMS, Family::RESET_UNIFORMS) + 1][1];
@@ -217,8 +217,8 @@ struct Online {
       Family::State<One> after;
       const Outcome<One> outcome = Family::step<One>(parameters, state, action, draws[0], after);
       state = after;
-      state_rows<One>(state, rows);
-      locate(task, rows, next);
+      state_places<One>(state, places);
+      locate(task, places.row, next);
       rewards += outcome.reward;
       const real discount = Family::TERMINATES && outcome.terminated ? real(0) : a.gamma;
       for (int64_t sweep_index = 0; sweep_index < SWEEPS * a.updates; ++sweep_index) {
@@ -230,8 +230,8 @@ struct Online {
         if constexpr (Family::TERMINATES) {
           run.uniforms<Family::RESET_UNIFORMS>(AUTORESET, step, &env, &task, 1, draws);
           state = Family::reset<One>(parameters, draws[0]);
-          state_rows<One>(state, rows);
-          locate(task, rows, next);
+          state_places<One>(state, places);
+          locate(task, places.row, next);
         }
       }
       std::copy(next, next + ACTION, here);

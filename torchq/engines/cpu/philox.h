@@ -1,6 +1,6 @@
 // Philox4x32-10 (Salmon et al. 2011) for many environments at once, and numbers from its words; see torchq.philox.
 
-enum Purpose { EXPLORATION = 1, STEP = 3, AUTORESET = 4, EVALUATION_STEP = 6 };
+enum Purpose { EXPLORATION = 1, STEP = 3, AUTORESET = 4, EVALUATION_STEP = 6, REPLAY = 8 };
 
 static inline void philox_round(uint32_t *c, uint32_t k0, uint32_t k1) {
   const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];
@@ -29,5 +29,8 @@ __attribute__((noinline)) static void philox(uint64_t seed, uint64_t step, const
 static inline real uniform(uint32_t bits) {
   return sizeof(real) == 8 ? real(bits * 0x1p-32) : real(int32_t(bits >> 8) * 0x1p-24f);
 }
+
+// A whole number below `high`: torchq.philox.integers.
+static inline int64_t below(uint32_t bits, int64_t high) { return int64_t((uint64_t(bits) * uint64_t(high)) >> 32); }
 
 static inline int32_t random_action(uint32_t bits) { return int32_t((uint64_t(bits) * ACTIONS) >> 32); }

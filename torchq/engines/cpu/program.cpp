@@ -31,13 +31,15 @@ namespace {
 constexpr int BLOCKS = BLOCK_ORDER ? MODES : 1;
 
 // Whether runs, or tasks that share nothing, are shared out between threads, not the batch of one run.
-static bool side_by_side(const Args &a, int64_t batch) { return a.seeds * a.groups >= a.threads || batch < 4 * CHUNK; }
+static bool side_by_side(const Args &a, int64_t tasks) {
+  return a.seeds * a.groups >= a.threads || tasks * a.per_task() < 4 * CHUNK;
+}
 
 // One run by one thread, from the first step to the last.
 static void train_alone(const Run &run) {
   const Args &a = run.a;
-  if constexpr (BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED) {
-    if (run.tasks * a.envs == 1) {
+  if constexpr (BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED && !any_interpolates()) {
+    if (run.tasks * a.per_task() == 1 && !a.target[0]) {
       const Decay decay(a);
       return Online(a, decay).train(run);
     }
@@ -45,7 +47,7 @@ static void train_alone(const Run &run) {
   Batched p(run);
   for (int64_t step = 0; step < a.steps; ++step) {
     for (int64_t part = 0; part < p.parts; ++part) p.act(part, step);
-    for (int64_t sweep = 0; sweep < SWEEPS * a.updates; ++sweep) p.sweep_alone(step, sweep);
+    for (int64_t sweep = 0; sweep < a.updates_per_step(); ++sweep) p.sweep_alone(step, sweep);
   }
   p.write_back();
 }
@@ -60,10 +62,16 @@ static void train_in_parts(const Args &a) {
       for (int64_t step = 0; step < a.steps; ++step) {
 #pragma omp for schedule(static)
         for (int64_t part = 0; part < p.parts; ++part) p.act(part, step);
-        for (int64_t sweep = 0; sweep < SWEEPS * a.updates; ++sweep)
+        for (int64_t sweep = 0; sweep < a.updates_per_step(); ++sweep) {
+          const int64_t update = sweep / SWEEPS;
+          if (a.replay_ratio && sweep % (4 * SWEEPS) == 0) {
+#pragma omp for schedule(static)
+            for (int64_t task = 0; task < p.tasks; ++task) p.draw(task, step, update);
+          }
           for (int block = 0; block < BLOCKS; ++block) {
 #pragma omp for schedule(static)
-            for (int64_t part = 0; part < p.parts; ++part) p.accumulate_block(block, part, step, sweep + block == 0);
+            for (int64_t part = 0; part < p.parts; ++part)
+              p.accumulate_block(block, part, step, update, sweep + block == 0);
             const Batched::Corrections corrections(p.update_number(step, sweep));
             for (int mode = 0; mode < MODES; ++mode) {
               if (BLOCK_ORDER && mode != block) continue;
@@ -72,9 +80,15 @@ static void train_in_parts(const Args &a) {
               for (int64_t slice = 0; slice < slices; ++slice)
                 p.descend_rows(mode, slice * ROWS, std::min(a.rows[mode], (slice + 1) * ROWS), step, corrections);
             }
-#pragma omp single
-            p.transpose();
           }
+          if (p.has_target()) {
+            const int64_t rows = p.values.size();
+#pragma omp for schedule(static)
+            for (int64_t from = 0; from < rows; from += ROWS) p.follow(from, std::min(rows, from + ROWS));
+          }
+#pragma omp single
+          p.finish_sweep();
+        }
       }
       p.write_back();
     }
@@ -93,7 +107,7 @@ static void test_all(const Args &a) {
 }
 
 static void train_all(const Args &a) {
-  if (!side_by_side(a, a.tasks * a.envs)) return train_in_parts(a);
+  if (!side_by_side(a, a.tasks)) return train_in_parts(a);
 #pragma omp parallel for schedule(dynamic) collapse(2) num_threads(a.threads)
   for (int64_t seed = 0; seed < a.seeds; ++seed)
     for (int64_t group = 0; group < a.groups; ++group) train_alone(Run{a, seed, group});
@@ -119,7 +133,7 @@ static void play_alone(const Block &b, int64_t seed, int64_t group) {
 
 static void play_all(const Block &b) {
   const int64_t seeds = b.args.seeds, groups = b.args.groups;
-  if (side_by_side(b.args, (b.turns > 1 ? 1 : b.args.tasks) * b.args.envs)) {
+  if (side_by_side(b.args, b.turns > 1 ? 1 : b.args.tasks)) {
 #pragma omp parallel for schedule(dynamic) collapse(2) num_threads(b.args.threads)
     for (int64_t seed = 0; seed < seeds; ++seed)
       for (int64_t group = 0; group < groups; ++group) play_alone(b, seed, group);
