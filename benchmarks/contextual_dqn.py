@@ -14,7 +14,6 @@ benchmarks/results/contextual_dqn.md.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import platform
 import resource
@@ -39,52 +38,43 @@ CHILD = "import json, sys, torchq; torchq.train(**json.loads(sys.argv[1]))"
 EXPLORATION = 5_000
 """Samples per task over which the DQN's exploration rate falls to its floor."""
 COMMON = {
-    "policy_kwargs": {"net_arch": [128, 128]},
-    "learning_rate": 1e-3,
-    "batch_size": 128,
-    "buffer_size": 500_000,
-    "learning_starts": 1_000,
-    "train_freq": 1,
-    "gradient_steps": 1,
-    "target_update_interval": 500,
-}
+    "policy_kwargs": {"net_arch": [128, 128]}, "learning_rate": 1e-3, "batch_size": 128, "buffer_size": 500_000,
+    "learning_starts": 1_000, "train_freq": 1, "gradient_steps": 1, "target_update_interval": 500,
+}  # fmt: skip
+"""Of the DQN; steps of all tasks together count as one for `train_freq`, and one for each task elsewhere."""
 
 
-class Setting(NamedTuple):
-    """How the DQN meets a family."""
-
-    settings: dict[str, Any]
-    """Of the DQN, beside the common ones."""
-    observe: Callable[[Tensor], Tensor]
-    """The family's observation, in about [−1, 1]."""
-    ranges: tuple[tuple[float, float], ...]
-    """Of the parameters of a task."""
-    logarithmic: tuple[str, ...] = ()
-    """Parameters on a logarithmic scale."""
-
-
-def unit(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+def unit(value: Tensor, low: float, high: float) -> Tensor:
     """From a range to [−1, 1]."""
     return 2.0 * (value - low) / (high - low) - 1.0
 
 
-def observe_pendulum(observation: Tensor) -> Tensor:
-    """cos θ, sin θ and θ̇/8."""
-    theta, speed = observation.unbind(-1)
-    return torch.stack((theta.cos(), theta.sin(), speed / 8.0), dim=-1)
+class Setting(NamedTuple):
+    """How the DQN meets a family; what it sees is in about [−1, 1]."""
 
-
-def observe_wireless(observation: Tensor) -> Tensor:
-    """Gain (up to 20, rarely more), occupancy, queue and battery."""
-    return unit(observation, 0.0, torch.tensor([20.0, 1.0, 10.0, 10.0]))
+    settings: dict[str, Any]
+    """Of the DQN, beside the common ones."""
+    observe: Callable[..., tuple[Tensor, ...]]
+    """Numbers that it sees of an observation."""
+    describe: Callable[[Any], tuple[Tensor, ...]]
+    """Numbers that tell it the tasks."""
 
 
 SETTINGS = {
     "pendulum": Setting(
-        {"gamma": 0.99, "exploration_final_eps": 0.05}, observe_pendulum, ((0.01, 1.0), (0.5, 1.0)), ("mass",)
+        {"gamma": 0.99, "exploration_final_eps": 0.05},
+        lambda theta, speed: (theta.cos(), theta.sin(), speed / 8.0),
+        lambda tasks: (unit(tasks.mass.log10(), -2.0, 0.0), unit(tasks.length, 0.5, 1.0)),
     ),
     "wireless": Setting(
-        {"gamma": 0.95, "exploration_final_eps": 0.01}, observe_wireless, ((0.5, 3.0), (0.2, 0.8), (1.0, 2.0), (0.2, 0.8))
+        {"gamma": 0.95, "exploration_final_eps": 0.01},
+        lambda gain, occupied, queue, battery: (  # The gain is rarely more than 20.
+            unit(gain, 0.0, 20.0), unit(occupied, 0.0, 1.0), unit(queue, 0.0, 10.0), unit(battery, 0.0, 10.0)
+        ),
+        lambda tasks: (
+            unit(tasks.harvest, 0.5, 3.0), unit(tasks.harvest_probability, 0.2, 0.8),
+            unit(tasks.arrival, 1.0, 2.0), unit(tasks.arrival_probability, 0.2, 0.8),
+        ),
     ),
 }  # fmt: skip
 
@@ -101,13 +91,7 @@ class Batch:
     def __init__(self, env: str, copies: int, generator: np.random.Generator) -> None:
         self.family, self.setting, self.generator = families.make(env), SETTINGS[env], generator
         self.tasks = families.stack_tasks(self.family.sample_tasks(), dtype=torch.float32)
-        columns = []
-        for field, bounds in zip(dataclasses.fields(self.tasks), self.setting.ranges, strict=True):
-            value, low, high = getattr(self.tasks, field.name), *map(torch.tensor, bounds)
-            if field.name in self.setting.logarithmic:
-                value, low, high = value.log(), low.log(), high.log()
-            columns.append(unit(value, low, high))
-        self.parameters = torch.stack(columns, dim=-1).expand(1, -1, copies, -1)
+        self.parameters = torch.stack(self.setting.describe(self.tasks), dim=-1).expand(1, -1, copies, -1)
 
     def uniforms(self, count: int) -> Tensor:
         """Random numbers of one call."""
@@ -115,8 +99,8 @@ class Batch:
 
     def observation(self) -> Tensor:
         """What is seen, then the parameters, a row for each environment."""
-        seen = self.setting.observe(self.family.observe(self.state))
-        return torch.cat((seen, self.parameters), dim=-1).flatten(0, -2)
+        seen = self.setting.observe(*self.family.observe(self.state).unbind(-1))
+        return torch.cat((torch.stack(seen, dim=-1), self.parameters), dim=-1).flatten(0, -2)
 
     def start(self) -> Tensor:
         """New episodes; returns their first observation."""
@@ -132,11 +116,13 @@ class Batch:
 
 
 def vectorised(batch: Batch) -> Any:
-    """A batch as Stable-Baselines3 takes environments. The end of an episode is that of its time, not of its value."""
+    """A batch as Stable-Baselines3 takes environments. Episodes end by time, which cuts no value."""
     from gymnasium import spaces
     from stable_baselines3.common.vec_env import VecEnv
 
     class Vectorised(VecEnv):
+        set_attr = env_method = None  # Abstract, and not called.
+
         def reset(self) -> np.ndarray:
             return batch.start().numpy()
 
@@ -145,7 +131,8 @@ def vectorised(batch: Batch) -> Any:
 
         def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
             observation, reward, ended = batch.play(self.actions)
-            seen, infos = observation.numpy(), [{} for _ in observation]
+            seen = observation.numpy()
+            infos: list[dict[str, Any]] = [{} for _ in seen]
             if ended:
                 infos = [{"TimeLimit.truncated": True, "terminal_observation": last} for last in seen]
                 seen = self.reset()
@@ -156,12 +143,6 @@ def vectorised(batch: Batch) -> Any:
 
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
             return [getattr(batch, attr_name, None)] * self.num_envs
-
-        def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-            raise NotImplementedError
-
-        def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-            raise NotImplementedError
 
         def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
             return [False] * self.num_envs
@@ -231,9 +212,8 @@ def table(env: str, marks: list[int], seeds: int, first: int, episodes: int, cal
         returns, own, samples = ours(env, mark, seeds, first, episodes, calls)
         cells = [" / ".join(f"{value:.0f}" for value in kind) for kind in (theirs, np.median(returns, 0))]
         at = "" if samples == mark else f" (at {samples:,})"
-        rows.append(
-            f"| {env} | {mark:,} | {cells[0]} | {cells[1]}{at} | {seconds:.1f} | {own:.2f} | {seconds / own:.0f} |"
-        )
+        times = f"{seconds:.1f} | {own:.2f} | {seconds / own:.1f}"
+        rows.append(f"| {env} | {mark:,} | {cells[0]} | {cells[1]}{at} | {times} |")
     return rows
 
 
@@ -253,20 +233,19 @@ def main() -> None:
     except ModuleNotFoundError as error:
         sys.exit(f"contextual_dqn.py needs Stable-Baselines3 ({error}): pip install stable-baselines3")
     torch.set_num_threads(1)
-    plan = [sorted(map(int, chosen.marks.split(","))), chosen.seeds, chosen.first_seed, chosen.episodes, 2]
+    marks = sorted(set(map(int, chosen.marks.split(","))))
+    plan = (marks, chosen.seeds, chosen.first_seed, chosen.episodes, 2)
     if chosen.dry_run:
-        plan = [[400, 800], 1, chosen.first_seed, 2, 1]
+        plan = ([400, 800], 1, chosen.first_seed, 2, 1)
+    names = chosen.envs.split(",")
     heads = "| env | samples per task | DQN, median of tasks 0/1/2/3 | stlrq | DQN, s | stlrq, s | ratio |"
-    rows = [row for env in chosen.envs.split(",") for row in table(env, *plan)]
-    where = (
-        f"{platform.machine()}; {versions()}; stable-baselines3 {stable_baselines3.__version__}; commit {git_commit()}"
-    )
-    how = f"{plan[1]} runs of each from seed {plan[2]}, {plan[3]} greedy test episodes per task; processor seconds per run"
-    settings = f"DQN: {COMMON}, explores over {EXPLORATION:,} samples per task"
-    settings += "".join(f"; {env} {SETTINGS[env].settings}" for env in chosen.envs.split(","))
-    text = "\n".join(
-        ["# A DQN that is told the task", "", where, "", how, "", settings, "", heads, "|---" * 7 + "|", *rows]
-    )
+    rows = [heads, "|---" * 7 + "|", *(row for env in names for row in table(env, *plan))]
+    where = f"{platform.machine()}; {versions()}; stable-baselines3 {stable_baselines3.__version__}"
+    how = f"{plan[1]} runs of each from seed {plan[2]}, {plan[3]} greedy test episodes; processor seconds per run"
+    settings = "".join(f"; {env}: {SETTINGS[env].settings}" for env in names)
+    settings = f"DQN: {COMMON}, exploring over {EXPLORATION:,} samples per task{settings}"
+    heading = ["# A DQN that is told the task", "", f"{where}; commit {git_commit()}", "", how, "", settings, ""]
+    text = "\n".join([*heading, *rows])
     print(text)
     out = chosen.out or (None if chosen.dry_run else Path(__file__).parent / "results" / "contextual_dqn.md")
     if out:

@@ -122,7 +122,7 @@ def uniform(bits: Int[Tensor, "*batch"], dtype: torch.dtype) -> Float[Tensor, "*
     raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
 
 
-def integers(bits: Int[Tensor, "*batch"], high: int) -> Int[Tensor, "*batch"]:
+def integers(bits: Int[Tensor, "*batch"], high: int | Int[Tensor, "*#batch"]) -> Int[Tensor, "*batch"]:
     """Integers in [0, high) from 32-bit words by multiply and shift; the bias is below high · 2⁻³²."""
     return (bits * high) >> 32
 

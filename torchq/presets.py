@@ -73,6 +73,8 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
             raise UsageError(f"`preset`: expected default for `env={env}` (paper covers {', '.join(_PAPER_BY_ENV)})")
         values = {**values, **_PAPER, **_PAPER_BY_ENV[env]}
     values = {"algo": algo, "env": env, "preset": preset, **values, **_BY_ALGO.get(algo, {}), **overrides}
+    if values.get("state_modes") == "joint" and "features" not in overrides:
+        values["features"] = "cells"
     config = validated(values)
     if "eval_every" not in overrides:
         config = config.replace(eval_every=min(config.eval_every, config.episodes))

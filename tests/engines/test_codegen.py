@@ -28,8 +28,9 @@ PROTOCOLS = {
 def run(env, dtype, protocol, **options):
     """A family with more tasks, seeds and environments than one vector holds, and not a multiple of them."""
     return experiment(
-        env=env, dtype=dtype, num_seeds=2, rank=3, epsilon_end=1.0, library=families.library(), **protocol, **options
-    )
+        env=env, dtype=dtype, num_seeds=2, rank=3, epsilon_end=1.0, library=families.library(),
+        **{"replay_ratio": 0, **protocol, **options},
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -60,7 +61,7 @@ def test_every_family_steps_as_in_torch(env, dtype, protocol):
     assert episodes > 0  # Ends, and starts after them, were seen too.
 
 
-def in_torch(rollout, env_state, _, action, uniforms, autoreset):
+def in_torch(rollout, env_state, _, action, uniforms, autoreset, *__):
     """A random step of every environment: state, rewards, and whose episode ended."""
     after, reward, terminated, truncated = rollout.env.step(rollout.tasks, env_state, action, uniforms)
     done = terminated | truncated

@@ -86,14 +86,16 @@ def select(
 
 def _numbers_of_a_step(rollout: Rollout, batch: Batch) -> int:
     """Size of the largest product of a step in eager mode: a row for each action of each transition."""
-    transitions = len(rollout.seeds) * len(batch.task_index) * rollout.num_envs
+    again = rollout.replay.batch if rollout.replay else 0
+    transitions = len(rollout.seeds) * len(batch.task_index) * (rollout.num_envs + again)
     return transitions * rollout.env.num_actions * getattr(rollout.learner, "rank", 1)
 
 
 def _eager_seconds(rollout: Rollout, batch: Batch, num_steps: int) -> float:
     """Roughly how long a run would take in eager mode."""
     per_number = _SECONDS_PER_NUMBER.get(rollout.device.type, 0.0)
-    return num_steps * (_SECONDS_PER_STEP + per_number * _numbers_of_a_step(rollout, batch))
+    each = _SECONDS_PER_STEP + per_number * _numbers_of_a_step(rollout, batch)
+    return num_steps * rollout.updates_per_step * each
 
 
 def _trusted(name: str, rollout: Rollout, batch: Batch, state: RunState) -> Engine:

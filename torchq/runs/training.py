@@ -23,6 +23,7 @@ from torchq.runs.folder import SUMMARY
 from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
 from torchq.runs.optimum import optimal_returns
 from torchq.runs.plotting import Curve, plot_learning_curves
+from torchq.runs.replay_log import ReplayLog
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
@@ -34,7 +35,6 @@ MAX_TASKS_FOR_OPTIMUM = 16
 MAX_TASKS_ON_BOARD = 64
 
 
-_KINDS = (int, int, float, int, float)
 
 
 class Position(NamedTuple):
@@ -51,6 +51,12 @@ class Position(NamedTuple):
     """Rounds played when the statistics were last read."""
     read_seconds: float
     """Wall time spent by then."""
+    segments: tuple[Any, ...] = ()
+    """Of stored transitions that lie beside the checkpoint, see `ReplayLog`."""
+
+
+_COUNTERS = {"episode": int, "metrics_size": int, "seconds": float, "read_episode": int, "read_seconds": float}
+"""Of a position, with their types."""
 
 
 @torch.no_grad()
@@ -82,13 +88,14 @@ def train(
     here = start or beginning(experiment)
     samples_per_episode = rollout.env.episode_length * config.num_envs
     metrics = MetricsFile(folder, here.metrics_size)
+    log = ReplayLog(folder / "checkpoint", config.replay_capacity, here.segments)
     board = TensorBoard(folder, here.episode * samples_per_episode if start else None)
     bar = tqdm(
         total=config.episodes, initial=here.episode, unit="ep", disable=None if progress is None else not progress
     )
     begun, saved, count = time.monotonic() - here.seconds, here.seconds, 1
     episodes_a_round = len(rollout.seeds) * rollout.num_tasks * max(config.num_envs, config.eval_episodes)
-    longest = max(1, MAX_STARTS // episodes_a_round)
+    longest = min(max(1, MAX_STARTS // episodes_a_round), experiment.longest_block)
     try:
         while here.episode < config.episodes:
             count = min(count, longest, config.episodes - here.episode)
@@ -104,17 +111,19 @@ def train(
                     f"return {report['eval/mean_reward']:.1f}, ε {report['rollout/exploration_rate']:.3f}, "
                     f"{report['time/fps']:,.0f} transitions/s"
                 )
+            if evaluations and rollout.replay:
+                board.log(_replay_report(experiment, state, here.episode + count), after.episode * samples_per_episode)
             wanted = count * min(BLOCK_SECONDS, CHECKPOINT_SECONDS) / (after.seconds - here.seconds)
             here = after._replace(metrics_size=metrics.size())
             if here.episode == config.episodes or here.seconds - saved > CHECKPOINT_SECONDS:
                 metrics.sync()
-                _save(experiment, folder, here)
+                _save(experiment, folder, here, log)
                 saved = here.seconds
             bar.update(count)
             count = max(1, min(int(wanted), 4 * count))
     except KeyboardInterrupt:
         metrics.sync()
-        _save(experiment, folder, here)
+        _save(experiment, folder, here, log)
         raise
     finally:
         bar.close()
@@ -176,17 +185,36 @@ def _epsilon(config: Config, rollout: Rollout, num_tasks: int, episode: int) -> 
     return max(config.epsilon_end, config.epsilon_start * math.exp(ticks * math.log(config.epsilon_decay)))
 
 
-def _save(experiment: Experiment, folder: Path, here: Position) -> None:
+def _replay_report(experiment: Experiment, state: RunState, episode: int) -> dict[str, float]:
+    """How full the memory is, and what the target tensor expects from the start of an episode: maxₐ Q̄(s₀, a)."""
+    config, rollout = experiment.config, experiment.rollout
+    start = rollout.index(rollout.reset(rollout.batch(), episode * rollout.env.episode_length))
+    values = rollout.learner.action_values(rollout.learner.policy(state.learner), start).amax(-1)
+    return {
+        "train/target_value": float(values.mean()),
+        "replay/fill": min(1.0, _num_stored(experiment, episode) / config.replay_capacity),
+    }
+
+
+def _save(experiment: Experiment, folder: Path, here: Position, log: ReplayLog) -> None:
     """Checkpoint a position.
 
     Raises:
         DivergedError: if something in it is not finite; the checkpoint before it stays.
     """
-    tensors = tree.flatten(here.state)
+    tensors = tree.flatten(here.state._replace(replay=()))
     if not tree.all_finite(tensors):
         raise DivergedError(_diverged("the state of the run", 1, here.episode))
-    counters = {"algo": experiment.config.algo, **{name: getattr(here, name) for name in Position._fields[1:]}}
-    checkpoint.save_checkpoint(folder / "checkpoint", tensors, counters)
+    counters = {name: getattr(here, name) for name in _COUNTERS}
+    if experiment.rollout.replay:
+        counters["replay"] = log.append(here.state.replay, _num_stored(experiment, here.episode))
+    checkpoint.save_checkpoint(folder / "checkpoint", tensors, {"algo": experiment.config.algo, **counters})
+    log.clean()
+
+
+def _num_stored(experiment: Experiment, episode: int) -> int:
+    """Transitions of each task so far."""
+    return episode * experiment.rollout.env.episode_length * experiment.config.num_envs
 
 
 def beginning(experiment: Experiment) -> Position:
@@ -207,12 +235,17 @@ def load(experiment: Experiment, folder: Path) -> Position:
         return beginning(experiment)
     tensors, counters = loaded
     try:
-        values = [kind(counters[name]) for name, kind in zip(Position._fields[1:], _KINDS, strict=True)]
+        values = [kind(counters[name]) for name, kind in _COUNTERS.items()]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint: its counters are corrupted ({error!r}); start a new run") from error
-    here = Position(tree.unflatten(experiment.initial_state, tensors), *values)
     if min(values) < 0:
         raise CheckpointError("checkpoint: expected counters of at least 0; it is corrupted, start a new run")
+    memory, segments = experiment.initial_state.replay, tuple(counters.get("replay", ()))
+    state = tree.unflatten(experiment.initial_state._replace(replay=()), tensors)._replace(replay=memory)
+    here = Position(state, *values, segments)
+    if experiment.rollout.replay:
+        log = ReplayLog(folder / "checkpoint", experiment.config.replay_capacity, segments)
+        log.restore(memory, _num_stored(experiment, here.episode))
     if here.read_episode:
         read_metrics(folder, experiment.config.num_seeds, len(experiment.task_list))
     return here

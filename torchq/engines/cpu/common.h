@@ -1,7 +1,7 @@
 // What both protocols share: sizes, arguments, the grid, action values, and what belongs to one run.
 
-constexpr int RANK_PADDED = (RANK + 7) / 8 * 8;
-constexpr int ACTIONS_PADDED = (ACTIONS + 7) / 8 * 8;
+constexpr int RANK_PADDED = (RANK + WIDTH - 1) / WIDTH * WIDTH;
+constexpr int ACTIONS_PADDED = (ACTIONS + WIDTH - 1) / WIDTH * WIDTH;
 constexpr int STATE_MODES = JOINT ? 1 : Family::DIMENSIONS;
 constexpr int MODES = HAS_TASK + STATE_MODES + 1;  // task (stlrq only), states, action
 constexpr int FIRST_STATE = HAS_TASK, ACTION = MODES - 1;
@@ -151,9 +151,14 @@ static inline Row<ACTIONS> action_values(const real *w, const Row<ACTIONS> *colu
     for (int chain = 0; chain < CHAINS; ++chain)
       for (int i = 0; i < q->VECTORS; ++i)
         q[chain].part[i] = fma(splat(w[k + chain]), columns[k + chain].part[i], q[chain].part[i]);
-  for (int i = 0; i < q->VECTORS; ++i) q->part[i] = (q[0].part[i] + q[1].part[i]) + (q[2].part[i] + q[3].part[i]);
-  for (int action = ACTIONS; action < ACTIONS_PADDED; ++action) q->data()[action] = -INFINITY;
-  return *q;
+  Row<ACTIONS> values;
+  for (int i = 0; i < q->VECTORS; ++i) {
+    const Vector total = (q[0].part[i] + q[1].part[i]) + (q[2].part[i] + q[3].part[i]);
+    Vector lane;
+    for (int j = 0; j < WIDTH; ++j) lane[j] = real(i * WIDTH + j);
+    values.part[i] = lane < real(ACTIONS) ? total : splat(-INFINITY);  // No action beyond the last is the best.
+  }
+  return values;
 }
 
 static inline real best_value(const Row<ACTIONS> &q) {

@@ -1,16 +1,19 @@
-// Vectors of eight numbers, and rows of them: the width that compilers turn into single instructions.
+// Vectors, and rows of them: the width that compilers turn into single instructions.
+//
+// Eight numbers, or sixteen in single precision where rows are long enough to fill them.
 
-typedef real Vector __attribute__((vector_size(8 * sizeof(real))));
+constexpr int WIDTH = sizeof(real) == 4 && RANK > 8 ? 16 : 8;
+typedef real Vector __attribute__((vector_size(WIDTH * sizeof(real))));
 
-static inline Vector splat(real x) { return Vector{x, x, x, x, x, x, x, x}; }
+static inline Vector splat(real x) { return x - Vector{}; }
 
 static inline Vector fma(Vector x, Vector y, Vector z) {
-  for (int lane = 0; lane < 8; ++lane) z[lane] = std::fma(x[lane], y[lane], z[lane]);
+  for (int lane = 0; lane < WIDTH; ++lane) z[lane] = std::fma(x[lane], y[lane], z[lane]);
   return z;
 }
 
 static inline Vector root(Vector x) {
-  for (int lane = 0; lane < 8; ++lane) x[lane] = std::sqrt(x[lane]);
+  for (int lane = 0; lane < WIDTH; ++lane) x[lane] = std::sqrt(x[lane]);
   return x;
 }
 
@@ -18,19 +21,39 @@ static inline Vector larger(Vector x, Vector y) { return x > y ? x : y; }
 
 static inline Vector smaller(Vector x, Vector y) { return x < y ? x : y; }
 
+// Half of a vector, from the lane FROM on.
+template <int COUNT> using Part = real __attribute__((vector_size(COUNT * sizeof(real))));
+template <int FROM, class V, int... LANE> static inline auto half(V x, std::integer_sequence<int, LANE...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(x, x, (FROM + LANE)...);
+#else
+  return Part<sizeof...(LANE)>{x[FROM + LANE]...};
+#endif
+}
+
+// The upper half of a vector combined with the lower one, and so on: a fixed order, whatever the processor.
+template <int COUNT, class V, class F> static inline real fold(V x, F combine) {
+  if constexpr (COUNT == 1) return x[0];
+  else {
+    typedef std::make_integer_sequence<int, COUNT / 2> Lanes;
+    const auto both = combine(half<0>(x, Lanes{}), half<COUNT / 2>(x, Lanes{}));
+    if constexpr (COUNT == 2) return both[0];
+    else return fold<COUNT / 2>(both, combine);
+  }
+}
+
 static inline real sum(Vector x) {
-  return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+  return fold<WIDTH>(x, [](auto low, auto high) { return low + high; });
 }
 
 static inline real largest(Vector x) {
-  return std::max(std::max(std::max(x[0], x[4]), std::max(x[2], x[6])),
-                  std::max(std::max(x[1], x[5]), std::max(x[3], x[7])));
+  return fold<WIDTH>(x, [](auto low, auto high) { return low < high ? high : low; });
 }
 
 static inline real smallest(Vector x) { return -largest(-x); }
 
 template <int SIZE> struct Row {
-  static constexpr int VECTORS = (SIZE + 7) / 8;
+  static constexpr int VECTORS = (SIZE + WIDTH - 1) / WIDTH;
   Vector part[VECTORS];
 
   real *data() { return reinterpret_cast<real *>(part); }
