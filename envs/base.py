@@ -44,9 +44,10 @@ class Dimension:
     high: float
     """The highest point; of a periodic dimension where the next period begins."""
     points: int
-    """How many, equidistant: few are learnt from few samples, for interpolation is smooth between them."""
-    kind: Literal["continuous", "periodic", "category"] = "continuous"
-    """Between the categories, whole numbers from `low` to `high`, there is no interpolation."""
+    """How many: few are learnt from few samples, for interpolation is smooth between them."""
+    kind: Literal["continuous", "periodic", "quadratic", "category"] = "continuous"
+    """Quadratic ones have their points equidistant in the root of the distance from `low`, and are linear in it between
+    them: powers, whose roots are amplitudes. Between categories, whole numbers from `low` to `high`, there is nothing."""
 
 
 def stack_tasks(

@@ -97,10 +97,10 @@ class Wireless:
     grid_high = (20.0, 1.0, 10.0, 10.0)
     grid_sizes = (20, 2, 10, 10)
     dimensions = (
-        base.Dimension(0.0, 20.0, 12),
+        base.Dimension(0.0, 20.0, 6, "quadratic"),
         base.Dimension(0.0, 1.0, 2, "category"),
-        base.Dimension(0.0, 10.0, 8),
-        base.Dimension(0.0, 10.0, 8),
+        base.Dimension(0.0, 10.0, 6),
+        base.Dimension(0.0, 10.0, 6),
     )
     observation_low = (0.0, 0.0, 0.0, 0.0)
     observation_high = (250.0, 1.0, 10.0, 10.0)

@@ -115,6 +115,10 @@ class Config(BaseModel):
     replay_capacity: Annotated[
         Count, GRID, _help("Latest transitions of each run and task that are drawn again; less if memory is short.")
     ] = 20_000  # fmt: skip
+    replay_recent: Annotated[
+        float, Field(gt=0, le=1), GRID,
+        _help("Share of all transitions so far that is drawn again: the latest (at least 1,000)."),
+    ] = 1.0  # fmt: skip
     target_rate: Annotated[
         float | None, Field(gt=0, le=1), LOW_RANK,
         _help("Polyak step τ, per update, of a target tensor that gives the targets and is tested; unset: none."),

@@ -9,19 +9,20 @@ from torchq.config import PRESETS, QUADRATIC_ALGOS, Config, scope, validated
 from torchq.errors import UsageError
 
 _REPLAY: dict[str, Any] = {
-    "features": "linear", "num_envs": 1, "replay_ratio": 2, "replay_batch": 16, "replay_capacity": 20_000,
-    "target_rate": 0.01, "optimizer": "adam",
+    "features": "linear", "num_envs": 1, "replay_ratio": 2, "replay_batch": 16, "replay_capacity": 50_000,
+    "replay_recent": 0.5, "target_rate": 0.005, "optimizer": "adam", "learning_rate": 0.01,
+    "learning_rate_half_life": 10_000.0,
 }  # fmt: skip
 _PLAIN: dict[str, Any] = {"features": "cells", "replay_ratio": 0, "target_rate": None, "optimizer": "adamax"}
 
 _BY_ENV: dict[str, dict[str, Any]] = {
     "pendulum": {
-        "gamma": 0.99, "rank": 30, "episodes": 1000, "learning_rate": 0.01, "learning_rate_half_life": 20_000.0,
-        "epsilon_end": 0.01, "epsilon_decay": 0.9992, "eval_every": 10, **_REPLAY,
+        "gamma": 0.99, "rank": 30, "episodes": 1000, "epsilon_end": 0.01, "epsilon_decay": 0.9992, "eval_every": 10,
+        **_REPLAY,
     },
     "wireless": {
-        "gamma": 0.97, "rank": 30, "episodes": 500, "learning_rate": 0.01, "learning_rate_half_life": 10_000.0,
-        "epsilon_end": 0.001, "epsilon_decay": 0.998, "eval_every": 5, **_REPLAY,
+        "gamma": 0.97, "rank": 16, "episodes": 500, "epsilon_end": 0.001, "epsilon_decay": 0.998, "eval_every": 5,
+        "init_scale": 0.2, **_REPLAY,
     },
     "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3, "eval_episodes": 8},
 }  # fmt: skip
@@ -93,8 +94,10 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
     if config.features == "linear" and config.state_modes == "joint":
         raise UsageError("`features`: expected cells with `state_modes=joint` (one row for each cell), got linear")
     if config.protocol == "online" and config.replay_ratio:
-        raise UsageError(f"`replay_ratio`: expected 0 with `preset=paper` (tasks take turns), got {config.replay_ratio}")
-    for name in ("replay_batch", "replay_capacity"):
+        raise UsageError(
+            f"`replay_ratio`: expected 0 with `preset=paper` (tasks take turns), got {config.replay_ratio}"
+        )
+    for name in ("replay_batch", "replay_capacity", "replay_recent"):
         if name in overrides and not config.replay_ratio:
             raise UsageError(f"`{name}`: expected only with `replay_ratio` of at least 1, got 0")
     if config.protocol == "online" and config.num_envs != 1:

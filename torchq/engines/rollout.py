@@ -11,8 +11,8 @@ from torch import Tensor
 
 from torchq import philox
 from torchq.engines.contract import Batch, EnvState, LearnerState, RunState, Tasks
-from torchq.lowrank.exploration import epsilon_greedy
 from torchq.lowrank import replay
+from torchq.lowrank.exploration import epsilon_greedy
 from torchq.lowrank.learner import Learner
 from torchq.lowrank.modes import Grid
 from torchq.lowrank.replay import Replay
@@ -207,7 +207,13 @@ class Rollout:
         return RunState(learner, env, statistics, memory)
 
     def _learn(
-        self, learner: LearnerState, memory: Any, transition: Transition, draws: Draws, rate: Tensor, task: Tensor | None
+        self,
+        learner: LearnerState,
+        memory: Any,
+        transition: Transition,
+        draws: Draws,
+        rate: Tensor,
+        task: Tensor | None,
     ) -> tuple[LearnerState, Any, Tensor]:
         """The learner after one update from a step's transitions, or several from them and stored ones; δ of the first.
 

@@ -22,26 +22,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Kind = Literal["cells", "linear", "periodic"]
+Kind = Literal["cells", "linear", "periodic", "quadratic"]
 KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """Equidistant points along one dimension of the observation, one for each row of a factor.
+    """Points along one dimension of the observation, one for each row of a factor.
 
         cells      row   = round((clip(x, low, high) − low) / (high − low) · (size − 1)),  half to even
         linear     place = (clip(x, low, high) − low) / (high − low) · (size − 1)
         periodic   place = (x − low) / (high − low) · size  modulo size
+        quadratic  place = √((clip(x, low, high) − low) / (high − low)) · (size − 1)
 
     Cells lie around the points, so that the two at the ends are half as wide as the others. Periodic dimensions have
-    their first point at `low`, and again at `high`. Categories, numbered from `low` to `high`, are cells.
+    their first point at `low`, and again at `high`. Quadratic ones have points whose distances from `low` are the squares
+    of equidistant numbers, and are linear in the root between them: for powers and energies, whose roots are amplitudes.
+    Categories, numbered from `low` to `high`, are cells.
 
     Args:
         low: lowest point, in the units of the observation.
         high: highest point; one period after `low` for a periodic dimension.
         size: number of points, at least 1.
-        kind: "cells", "linear" or "periodic".
+        kind: "cells", "linear", "periodic" or "quadratic".
 
     Raises:
         ValueError: if the kind is none of these, the size is below 1, or low ≥ high where size > 1.
@@ -76,13 +79,17 @@ class Mode:
         width = x.new_full((), self.high - self.low)
         if self.kind == "periodic":
             return torch.remainder((x - self.low) / width * self.size, self.size)
-        scaled = (x.clamp(self.low, self.high) - self.low) / width * (self.size - 1)
-        return scaled if self.kind == "linear" else scaled.round().long().clamp(0, self.size - 1)
+        share = (x.clamp(self.low, self.high) - self.low) / width
+        scaled = (share.sqrt() if self.kind == "quadratic" else share) * (self.size - 1)
+        return scaled.round().long().clamp(0, self.size - 1) if self.kind == "cells" else scaled
 
     def points(self, dtype: torch.dtype = torch.float64) -> Float[Tensor, " size"]:
         """Coordinates of the points."""
         if self.kind == "periodic":
             return torch.linspace(self.low, self.high, self.size + 1, dtype=dtype)[:-1]
+        share = torch.linspace(0.0, 1.0, self.size, dtype=dtype)
+        if self.kind == "quadratic":
+            return self.low + (self.high - self.low) * share.square()
         return torch.linspace(self.low, self.high, self.size, dtype=dtype)
 
 

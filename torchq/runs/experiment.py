@@ -74,7 +74,9 @@ class Experiment:
         return evaluate(self.rollout, self.engine, policy, evaluation, self.config.eval_episodes)
 
 
-_KINDS: dict[str, Kind] = {"continuous": "linear", "periodic": "periodic", "category": "cells"}
+_KINDS: dict[str, Kind] = {
+    "continuous": "linear", "periodic": "periodic", "quadratic": "quadratic", "category": "cells",
+}  # fmt: skip
 """The mode that interpolates a dimension, by what a family says the dimension is."""
 
 
@@ -105,7 +107,7 @@ def make_replay(config: Config) -> Replay | None:
     """What is learnt from again at each step."""
     if config.replay_ratio == 0:
         return None
-    return Replay(config.replay_ratio, config.replay_batch, config.replay_capacity)
+    return Replay(config.replay_ratio, config.replay_batch, config.replay_capacity, config.replay_recent)
 
 
 def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -> Learner:
@@ -199,5 +201,7 @@ def _with_capacity(
     config = config.replace(replay_capacity=capacity)
     size = memory.shown(memory.replay_bytes(config, num_modes, env.episode_length))
     own = "its own transition" if config.num_envs == 1 else f"its own {config.num_envs} transitions"
-    updates = f"{config.replay_ratio} updates a step, each from {own} of each task and {config.replay_batch} stored ones"
+    updates = (
+        f"{config.replay_ratio} updates a step, each from {own} of each task and {config.replay_batch} stored ones"
+    )
     return config, (f"replay: {updates}, drawn from {kept} ({size})",)

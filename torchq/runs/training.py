@@ -35,8 +35,6 @@ MAX_TASKS_FOR_OPTIMUM = 16
 MAX_TASKS_ON_BOARD = 64
 
 
-
-
 class Position(NamedTuple):
     """A place between two rounds, from which a run can go on."""
 

@@ -247,10 +247,16 @@ struct Batched {
     to[0] = real(action[at]), to[1] = reward[at], to[2] = Family::TERMINATES ? discount[at] : a.gamma;
   }
 
+  // How many of the stored transitions of a task are drawn from: Replay.available.
+  int64_t available_of(int64_t stored) const {
+    const int64_t recent = int64_t(std::ceil(a.replay_recent * double(stored)));
+    return std::min({stored, a.replay_capacity, std::max<int64_t>(recent, 1000)});
+  }
+
   // Which stored transitions of a task four updates of a step learn from: Replay.drawn.
   LONG void draw(int64_t task, int64_t step, int64_t update) {
     uint32_t lane[CHUNK], name[CHUNK], words[4][CHUNK];
-    const int64_t stored = (steps_before(step) + 1) * a.envs, available = std::min(stored, a.replay_capacity);
+    const int64_t stored = (steps_before(step) + 1) * a.envs, available = available_of(stored);
     std::fill(name, name + CHUNK, uint32_t(run.task_row(task)));
     for (int64_t from = 0; from < a.replay_batch; from += CHUNK) {
       const int count = int(std::min<int64_t>(CHUNK, a.replay_batch - from));

@@ -8,7 +8,7 @@ constexpr int FIRST_STATE = HAS_TASK, ACTION = MODES - 1;
 constexpr real BETA1 = real(0.9), BETA2 = real(0.999), EPS = real(1e-8);
 constexpr double GRID_LOW_[] = GRID_LOW, GRID_HIGH_[] = GRID_HIGH;
 constexpr int GRID_SIZES_[] = GRID_SIZES;
-enum Kind { CELLS, LINEAR, PERIODIC };
+enum Kind { CELLS, LINEAR, PERIODIC, QUADRATIC };
 constexpr int GRID_KINDS_[] = GRID_KINDS;
 
 // Whether a state mode has two active rows: torchq.lowrank.modes.
@@ -32,6 +32,7 @@ struct Args {
   double *statistics;                   // (seeds, tasks, 4): reward, episodes, |error|, error squared, over all steps
   double *total;                        // (seeds, tasks, envs): returns of greedy episodes
   int64_t replay_ratio, replay_batch, replay_capacity, slots;
+  double replay_recent;
   real *memory;                         // (seeds, tasks, slots, RECORD): stored transitions, or null
   real *target[MODES];                  // the target tensor's factors, or null
   real target_rate;
@@ -113,7 +114,9 @@ template <class L> static inline typename L::r between(typename L::r x, int d) {
     return modulo((x - fill<Real>(low)) / fill<Real>(high - low) * size, size);
   }
   const Real clipped = lower(upper(x, fill<Real>(low)), fill<Real>(high));
-  return (clipped - fill<Real>(low)) / fill<Real>(high - low) * fill<Real>(real(GRID_SIZES_[d] - 1));
+  const Real share = (clipped - fill<Real>(low)) / fill<Real>(high - low);
+  const Real scaled = GRID_KINDS_[d] == QUADRATIC ? map(share, [](real v) { return std::sqrt(v); }) : share;
+  return scaled * fill<Real>(real(GRID_SIZES_[d] - 1));
 }
 
 // A fractional place as the row below and the weight of the row above: cp.neighbours.

@@ -15,11 +15,12 @@ from torchq.engines.contract import Batch, Block, EnvState, LearnerState, Played
 from torchq.engines.cpu import build
 from torchq.engines.rollout import Rollout
 from torchq.lowrank.low_rank_q import LowRankQ, LowRankState
+from torchq.lowrank.modes import KINDS
 from torchq.lowrank.optim import Moments
 
 _OPTIMIZERS = {"sgd": 0, "adam": 1, "adamax": 2}
 _COUNTS = ("seeds", "groups", "tasks", "envs", "steps", "first_step", "updates", "num_updates", "threads")
-_KINDS = {"cells": 0, "linear": 1, "periodic": 2}
+_KINDS = {kind: number for number, kind in enumerate(KINDS)}
 
 
 class CppEngine:
@@ -130,7 +131,7 @@ class CppEngine:
             return {}
         return {
             "memory": memory, "slots": memory.shape[2], "replay_ratio": replay.ratio, "replay_batch": replay.batch,
-            "replay_capacity": replay.capacity,
+            "replay_capacity": replay.capacity, "replay_recent": replay.recent,
         }  # fmt: skip
 
     def _call(self, function: str, batch: Batch, factors: list[Tensor], fields: list[Tensor], **given: Any) -> None:
@@ -190,6 +191,7 @@ def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Struct
             ("rows", ctypes.c_int64 * num_modes), ("epsilon", pointer), ("learning_rate", pointer),
             ("task_weights", pointer), ("statistics", pointer), ("total", pointer),
             *((count, ctypes.c_int64) for count in ("replay_ratio", "replay_batch", "replay_capacity", "slots")),
+            ("replay_recent", ctypes.c_double),
             ("memory", pointer), ("target", modes), ("target_rate", real), ("gamma", real),
         ]  # fmt: skip
 
