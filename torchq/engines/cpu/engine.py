@@ -141,7 +141,8 @@ class CppEngine:
             "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(), "run_seeds": self.rollout.seeds,
             "task_index": batch.task_index, "parameters": batch.parameters, "state": fields, "factors": factors,
             "factor_groups": [factor.shape[1] for factor in factors], "rows": [factor.shape[2] for factor in factors],
-            "gamma": self.rollout.gamma, "target_rate": self.learner.target_rate or 0.0, "field_bytes": [field.element_size() for field in fields],
+            "gamma": self.rollout.gamma, "field_bytes": [field.element_size() for field in fields],
+            "target_rate": self.learner.target_rate or 0.0,
         }  # fmt: skip
         block = self._arguments()  # Begins with the arguments of a single call.
         own = {field[0] for field in block._fields_}
