@@ -46,8 +46,8 @@ class Dimension:
     points: int
     """How many: few are learnt from few samples, for interpolation is smooth between them."""
     kind: Literal["continuous", "periodic", "quadratic", "category"] = "continuous"
-    """Quadratic ones have their points equidistant in the root of the distance from `low`, and learners are linear in it
-    between them: powers, whose roots are amplitudes. Between categories, whole numbers, there is nothing."""
+    """Quadratic ones have their points equidistant in the root of the distance from `low`, and learners are linear in
+    it between them: powers, whose roots are amplitudes. Between categories, whole numbers, there is nothing."""
 
 
 def stack_tasks(

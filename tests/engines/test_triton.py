@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from problems import ROOT, experiment, library, play
+from problems import PLAIN, ROOT, experiment, library, play
 
 from torchq.engines.contract import UnavailableError
 from torchq.engines.gpu.engine import triton_engine
@@ -46,10 +46,16 @@ CASES = {
         ("lrq", "wireless", "paper", "float64", {"num_tasks": 2, "lrq_convention": "matched-epsilon-one-update"}),
         ("lrq", "gridworld", "default", "float32", {"num_tasks": 2, "num_envs": 1, "update": "block"}),
     ],
+    "replay": [
+        ("stlrq", "pendulum", "default", "float64", {"num_tasks": 2, "replay_batch": 3, "task_weights": (1.0, 0.5)}),
+        ("lrq", "wireless", "default", "float32", {"num_tasks": 2, "replay_batch": 20, "replay_capacity": 2}),
+        ("clrq", "gridworld", "default", "float64",
+         {"num_tasks": 2, "num_envs": 3, "replay_ratio": 5, "replay_batch": 2, "target_rate": 0.1, "optimizer": "adam"}),
+    ],
     "batched": [
-        ("stlrq", "pendulum", "default", "float64", {"num_tasks": 2, "num_envs": 70, "task_weights": (1.0, 0.5)}),
-        ("stlrq", "pendulum", "default", "float64", {"num_tasks": 5, "num_envs": 3}),
-        ("clrq", "wireless", "default", "float32", {"num_tasks": 2, "num_envs": 3}),
+        ("stlrq", "pendulum", "default", "float64", {**PLAIN, "num_tasks": 2, "num_envs": 70, "task_weights": (1.0, 0.5)}),
+        ("stlrq", "pendulum", "default", "float64", {**PLAIN, "num_tasks": 5, "num_envs": 3}),
+        ("clrq", "wireless", "default", "float32", {**PLAIN, "num_tasks": 2, "num_envs": 3}),
         ("stlrq", "gridworld", "default", "float64", {"num_tasks": 2, "num_envs": 3}),
     ],
 }  # fmt: skip
@@ -68,8 +74,10 @@ def test_triton_programs_equal_eager_steps(cases):
     ("options", "message"),
     [
         ({"algo": "tabular", "env": "pendulum"}, "it needs stlrq, lrq or clrq"),
-        ({"env": "pendulum", "optimizer": "sgd"}, "it needs plain Adamax steps and one action mode"),
-        ({"env": "pendulum", "update": "block"}, "blocks of modes need `num_envs=1`"),
+        ({"env": "pendulum", "optimizer": "sgd"}, "it needs plain Adam or Adamax steps and one action mode"),
+        ({"env": "pendulum", "update": "block", "num_envs": 2}, "blocks of modes need `num_envs=1`"),
+        ({"env": "pendulum", "update": "block"}, "blocks of modes need cells, without replay and target tensor"),
+        ({"env": "gridworld", "update": "block", "num_envs": 1, "optimizer": "adam"}, "blocks of modes need Adamax"),
         ({"env": "pendulum", "state_modes": "joint"}, "joint updates need state modes of at most 256 rows"),
     ],
 )
@@ -123,7 +131,7 @@ driver.set_active(AnH100())
 from problems import experiment, library
 from torchq.engines.gpu import batched_kernels, engine, online_kernels
 online_kernels.train = Compiled(online_kernels.train)
-for name in ("play", "descend", "greedy"):
+for name in ("play", "learn", "descend", "greedy"):
     setattr(batched_kernels, name, Compiled(getattr(batched_kernels, name)))
 engine.GraphEngine = lambda rollout, inner, name: inner
 engine._checked = lambda rollout: rollout.learner  # It would say that there is no GPU.
@@ -148,4 +156,4 @@ def test_kernels_compile_for_a_gpu_that_is_not_there():
     script = COMPILE.format(paths=[str(ROOT), str(ROOT / "tests")], runs=RUNS)
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    assert done.stdout.split() == ["True"] * (2 + (2 + 6) + (2 + 4) + 2), done.stderr
+    assert done.stdout.split() == ["True"] * (2 + (2 + 2 * 7) + (2 + 4) + 2), done.stderr

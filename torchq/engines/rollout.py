@@ -207,24 +207,18 @@ class Rollout:
         return RunState(learner, env, statistics, memory)
 
     def _learn(
-        self,
-        learner: LearnerState,
-        memory: Any,
-        transition: Transition,
-        draws: Draws,
-        rate: Tensor,
-        task: Tensor | None,
+        self, learner: LearnerState, memory: Any, new: Transition, draws: Draws, rate: Tensor, task: Tensor | None
     ) -> tuple[LearnerState, Any, Tensor]:
         """The learner after one update from a step's transitions, or several from them and stored ones; δ of the first.
 
         What is stored with the step can be drawn by it.
         """
         if self.replay is None:
-            learner, error = self.learner.update(learner, transition, rate, task)
+            learner, error = self.learner.update(learner, new, rate, task)
             return learner, memory, error
-        memory, errors = replay.store(memory, draws.own_slots, transition), []
+        memory, errors = replay.store(memory, draws.own_slots, new), []
         for slots in draws.stored_slots.unbind(-1):  # (seeds, tasks, batch)
-            again = replay.joined(transition, replay.recall(memory, slots, transition))
+            again = replay.joined(new, replay.recall(memory, slots, new))
             learner, error = self.learner.update(learner, again, rate, task)
             errors.append(error)
         return learner, memory, errors[0][..., : self.num_envs]

@@ -167,7 +167,7 @@ class LowRankQ:
         return (cp.product(rows).unsqueeze(-2) * actions).sum(-1)
 
     def to_qtensor(self, state: LowRankState, run: int = 0) -> QTensor:
-        """The Q-tensor of one run (the target tensor, where there is one), its modes in the order states, actions, tasks.
+        """The Q-tensor of one run, or its target tensor where there is one; modes in the order states, actions, tasks.
 
         Here the task factor is the first, there the last. The tensors of `lrq`, one for each of M tasks, become one of
         rank M·K: component (m, k) has T[m, (m, k)] = 1 in the task mode, and zeros else.

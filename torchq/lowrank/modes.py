@@ -35,10 +35,9 @@ class Mode:
         periodic   place = (x − low) / (high − low) · size  modulo size
         quadratic  place = √((clip(x, low, high) − low) / (high − low)) · (size − 1)
 
-    Cells lie around the points, so that the two at the ends are half as wide as the others. Periodic dimensions have
-    their first point at `low`, and again at `high`. Quadratic ones have points whose distances from `low` are the squares
-    of equidistant numbers, and are linear in the root between them: for powers and energies, whose roots are amplitudes.
-    Categories, numbered from `low` to `high`, are cells.
+    Cells lie around the points, so that the two at the ends are half as wide as the others; categories, numbered from
+    `low` to `high`, are cells. Periodic dimensions have their first point at `low`, and again at `high`. Quadratic ones
+    have points equidistant in the root, and are linear in it between them: for powers, whose roots are amplitudes.
 
     Args:
         low: lowest point, in the units of the observation.

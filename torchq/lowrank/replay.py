@@ -30,7 +30,7 @@ class Replay:
         ratio: updates at each step, each from the step's own transitions and stored ones; at least 1.
         batch: stored transitions of each task in an update, uniformly drawn with replacement; at least 1.
         capacity: the latest transitions of each task that are drawn from at most; at least 1.
-        recent: share of all transitions so far, in (0, 1], that is drawn from: the latest, but 1,000 of them if there are.
+        recent: share of all transitions so far, in (0, 1], that is drawn from: the latest, but 1,000 if there are.
             What was learnt from early, by a worse policy in other places, goes out of sight as a run grows.
     """
 

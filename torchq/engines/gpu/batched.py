@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState
-from torchq.engines.gpu.tensors import Kernels, copied_moments, copies, on_device, power_of_two
+from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState, Statistics
+from torchq.engines.gpu.tensors import STRICT, Kernels, copied_moments, copies, on_device, power_of_two
 from torchq.engines.rollout import Rollout
 from torchq.lowrank.low_rank_q import LowRankQ, LowRankState
 from torchq.lowrank.optim import Moments
@@ -18,14 +18,14 @@ _BLOCKS, _TILE = 1024, 64
 
 
 class _Layout(NamedTuple):
-    """How the transitions of a step are shared out."""
+    """How the transitions of a step, or of an update, are shared out."""
 
     programs: int
     """Runs, or tasks of runs that share nothing."""
-    envs: int
-    """Environments of a task that are handled together."""
+    lanes: int
+    """Environments, or transitions, of a task that are handled together."""
     pieces: int
-    """Of a task's environments."""
+    """Of a task's environments, or transitions."""
     tasks: int
     """Tasks that are handled together; 1 if they come in pieces."""
     chunks: int
@@ -34,22 +34,42 @@ class _Layout(NamedTuple):
     """Sums of a program's gradient."""
 
 
+class _Sums(NamedTuple):
+    """What the programs of a layout add up."""
+
+    shared: Tensor
+    """Semi-gradients of the shared modes, (programs, blocks, rows, rank)."""
+    by_task: Tensor
+    """Those of the task mode, (programs, chunks · tasks, rank)."""
+    seen: Tensor
+    """Statistics, (programs, chunks · tasks, fields)."""
+
+
+class _Changed(NamedTuple):
+    """Copies that kernels write to."""
+
+    factors: list[Tensor]
+    target: list[Tensor]
+    first: list[Tensor]
+    second: list[Tensor]
+
+
 def _lanes(rank: int) -> int:
     """Transitions that are handled together: as many as registers hold."""
     return max(16, min(64, 2048 // power_of_two(rank)))
 
 
-def _layout(rollout: Rollout, learner: LowRankQ) -> _Layout:
-    num_tasks, lanes = learner.num_tasks // learner.groups, _lanes(learner.rank)
-    envs = min(lanes, power_of_two(rollout.num_envs))
-    pieces = -(-rollout.num_envs // envs)
-    tasks = 1 if pieces > 1 else min(lanes // envs, power_of_two(num_tasks))
+def _layout(rollout: Rollout, learner: LowRankQ, per_task: int) -> _Layout:
+    num_tasks, most = learner.num_tasks // learner.groups, _lanes(learner.rank)
+    lanes = min(most, power_of_two(per_task))
+    pieces = -(-per_task // lanes)
+    tasks = 1 if pieces > 1 else min(most // lanes, power_of_two(num_tasks))
     chunks = -(-num_tasks // tasks) * pieces
-    return _Layout(len(rollout.seeds) * learner.groups, envs, pieces, tasks, chunks, min(chunks, _BLOCKS))
+    return _Layout(len(rollout.seeds) * learner.groups, lanes, pieces, tasks, chunks, min(chunks, _BLOCKS))
 
 
 class BatchedEngine:
-    """Steps of the batched protocol, one kernel and one per mode each.
+    """Steps of the batched protocol: one kernel and one per mode each, and with replay two kernels an update more.
 
     Nothing is read back and counters stay on the device, so that steps can be captured in a graph.
     """
@@ -58,39 +78,55 @@ class BatchedEngine:
 
     def __init__(self, kernels: Kernels) -> None:
         self.kernels, self._weights = kernels, kernels.weights()
-        self._plan = _layout(kernels.rollout, kernels.learner)
+        rollout, learner = kernels.rollout, kernels.learner
+        again = rollout.replay.batch if rollout.replay else 0
+        self._acting = _layout(rollout, learner, rollout.num_envs)
+        self._learning = _layout(rollout, learner, rollout.num_envs + again)
 
     def train(
         self, batch: Batch, state: RunState, rates: Rates, first_step: int | Tensor, *, updates: bool = True
     ) -> RunState:
         """Consecutive steps, with their updates, as in `CppEngine.train`; the first step may be a tensor (1,)."""
-        from torchq.engines.gpu import batched_kernels
-
         if not batch.whole:
             raise NotImplementedError("joint updates of tasks that take turns have no Triton program")
-        learner, env, statistics = state
-        rollout, plan = self.kernels.rollout, self._plan
-        groups, num_tasks = self.kernels.learner.groups, self.kernels.learner.num_tasks
-        factors, moments, fields = copies(learner.factors), copied_moments(learner), copies(env)
-        columns, clock = batch.parameters, on_device(first_step, rollout.device)
-        task_rows = plan.chunks * plan.tasks
+        learner, env, statistics, memory = state
+        rollout, replay = self.kernels.rollout, self.kernels.rollout.replay if updates else None
+        factors, target, fields = copies(learner.factors), copies(learner.target), copies(env)
+        changed, clock = _Changed(factors, target, *copied_moments(learner)), on_device(first_step, rollout.device)
+        played = self._sums(self._acting, len(Statistics._fields))
+        learnt = self._sums(self._learning, 2) if replay else played
+        for step_index in range(len(rates.epsilon)):
+            self._play(batch, changed, fields, played, memory, rates, clock, step_index, updates)
+            for update in range(rollout.updates_per_step if updates else 0):
+                if replay:
+                    self._learn(batch, changed, learnt, memory, clock, step_index, update)
+                self._descend(changed, learnt, rates, learner.num_updates, step_index, update)
+        count = learner.num_updates + int(updates) * len(rates.epsilon) * rollout.updates_per_step
+        moments = tuple(map(Moments, changed.first, changed.second))
+        after = LowRankState(tuple(factors), moments, count, tuple(target))
+        totals = self._totals(played, self._acting)
+        if replay:
+            totals[..., 2:] = self._totals(learnt, self._learning)
+        news = (totals.view(*statistics.reward.shape, -1) / rollout.num_envs).unbind(-1)
+        return RunState(after, type(env)(*fields), statistics.plus(*news), memory)
+
+    def _sums(self, plan: _Layout, fields: int) -> _Sums:
+        learner, rollout = self.kernels.learner, self.kernels.rollout
         new = partial(torch.zeros, plan.programs, device=rollout.device, dtype=rollout.dtype)
-        rows, rank = self._shared_rows, self.kernels.learner.rank
-        shared, by_task, sums = new(plan.blocks, rows, rank), new(task_rows, rank), new(task_rows, 4)
-        sizes = (groups, num_tasks, rollout.num_envs, plan.pieces, plan.chunks, plan.blocks)
-        steps = len(rates.epsilon)
-        for step_index in range(steps):
-            batched_kernels.play[(plan.programs * plan.blocks,)](
-                tuple(factors), tuple(fields), columns, rollout.seeds, batch.task_index, self._weights,
-                (shared, by_task, sums), rates.epsilon, clock, step_index, sizes, SHARED_ROWS=rows, TASKS=plan.tasks,
-                ENVS=plan.envs, LEARN=int(updates), **self.kernels.constants,
-            )  # fmt: skip
-            if updates:
-                self._descend(factors, moments, shared, by_task, rates, learner.num_updates, step_index)
-        after = LowRankState(tuple(factors), tuple(map(Moments, *moments)), learner.num_updates + int(updates) * steps)
-        used = num_tasks // groups * plan.pieces
-        totals = sums[:, :used].reshape(*statistics.reward.shape, plan.pieces, 4).sum(-2) / rollout.num_envs
-        return RunState(after, type(env)(*fields), statistics.plus(*totals.unbind(-1)))
+        task_rows = plan.chunks * plan.tasks
+        return _Sums(
+            new(plan.blocks, self._shared_rows, learner.rank), new(task_rows, learner.rank), new(task_rows, fields)
+        )
+
+    def _totals(self, sums: _Sums, plan: _Layout) -> Tensor:
+        """Statistics of each task of each program, (programs, tasks, fields)."""
+        tasks = self.kernels.learner.num_tasks // self.kernels.learner.groups
+        return sums.seen[:, : tasks * plan.pieces].unflatten(1, (tasks, plan.pieces)).sum(2)
+
+    def _sizes(self, plan: _Layout, memory: Any) -> tuple[int, ...]:
+        learner, rollout = self.kernels.learner, self.kernels.rollout
+        slots = memory.shape[2] if isinstance(memory, Tensor) else 1
+        return (learner.groups, learner.num_tasks, rollout.num_envs, plan.pieces, plan.chunks, plan.blocks, slots)
 
     @property
     def _shared_rows(self) -> int:
@@ -98,20 +134,54 @@ class BatchedEngine:
         learner = self.kernels.learner
         return sum(learner.sizes[int(learner.has_task_mode) :])
 
-    def _descend(
-        self, factors: list[Tensor], moments: tuple[list[Tensor], list[Tensor]], shared: Tensor, by_task: Tensor,
-        rates: Rates, num_updates: Tensor, step_index: int,
+    def _play(
+        self, batch: Batch, changed: _Changed, fields: list[Tensor], sums: _Sums, memory: Any, rates: Rates,
+        clock: Tensor, step_index: int, updates: bool,
     ) -> None:  # fmt: skip
-        """The optimiser's step on every factor, from the sums that `play` left."""
+        """One step of all environments; what it brings is summed up, or stored."""
         from torchq.engines.gpu import batched_kernels
 
-        plan, learner, first_row = self._plan, self.kernels.learner, 0
+        plan, rollout = self._acting, self.kernels.rollout
+        stores = updates and rollout.replay is not None
+        batched_kernels.play[(plan.programs * plan.blocks,)](
+            tuple(changed.factors), tuple(changed.target or changed.factors), tuple(fields), batch.parameters,
+            rollout.seeds, batch.task_index, self._weights, tuple(sums), memory if stores else sums.shared,
+            rates.epsilon, clock, step_index, self._sizes(plan, memory), SHARED_ROWS=self._shared_rows,
+            TASKS=plan.tasks, ENVS=plan.lanes, LEARN=int(updates and not stores), STORE=int(stores),
+            **self.kernels.constants,
+        )  # fmt: skip
+
+    def _learn(
+        self, batch: Batch, changed: _Changed, sums: _Sums, memory: Tensor, clock: Tensor, step_index: int, update: int
+    ) -> None:
+        """The sums of one update of a step, from its own transitions and stored ones."""
+        from torchq.engines.gpu import batched_kernels
+
+        plan, rollout, replay = self._learning, self.kernels.rollout, self.kernels.rollout.replay
+        assert replay is not None
+        batched_kernels.learn[(plan.programs * plan.blocks,)](
+            tuple(changed.factors), tuple(changed.target or changed.factors), rollout.seeds, batch.task_index,
+            self._weights, tuple(sums), memory, clock, step_index, self._sizes(plan, memory),
+            (replay.batch, replay.capacity), MODEL=self.kernels.model, SHARED_ROWS=self._shared_rows,
+            TASKS=plan.tasks, LANES=plan.lanes, UPDATE=update, RECENT=replay.recent, **STRICT,
+        )  # fmt: skip
+
+    def _descend(
+        self, changed: _Changed, sums: _Sums, rates: Rates, num_updates: Tensor, step_index: int, update: int
+    ) -> None:
+        """The optimiser's step on every factor, from the sums that `play` or `learn` left, and the target's."""
+        from torchq.engines.gpu import batched_kernels
+
+        rollout, learner, first_row = self.kernels.rollout, self.kernels.learner, 0
+        plan = self._learning if rollout.replay else self._acting
         for mode, size in enumerate(learner.sizes):
             tasked = learner.has_task_mode and mode == 0
-            buffer, parts = (by_task, plan.pieces) if tasked else (shared, plan.blocks)
+            buffer, parts = (sums.by_task, plan.pieces) if tasked else (sums.shared, plan.blocks)
             batched_kernels.descend[(plan.programs * size,)](
-                factors[mode], moments[0][mode], moments[1][mode], buffer, rates.learning_rate, num_updates, step_index,
-                first_row, size, parts, buffer.shape[-2], BY_TASK=tasked, TILE=min(_TILE, power_of_two(parts)),
+                changed.factors[mode], changed.first[mode], changed.second[mode],
+                changed.target[mode] if changed.target else changed.factors[mode], buffer, rates.learning_rate,
+                num_updates, step_index, first_row, size, parts, buffer.shape[-2], BY_TASK=tasked,
+                TILE=min(_TILE, power_of_two(parts)), UPDATE=update, UPDATES=rollout.updates_per_step,
                 **self.kernels.rank,
             )  # fmt: skip
             first_row += 0 if tasked else size

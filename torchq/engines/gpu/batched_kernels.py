@@ -2,7 +2,8 @@
 
 `play` handles chunks of one task's environments: behaviour, environment, error, and the sums of the semi-gradients of
 its transitions, for the shared modes in a buffer of its own block, for the task mode in one row a chunk. `descend` adds
-these up in a fixed order and takes the optimiser's step. No atomic additions: equal runs give equal bytes.
+these up in a fixed order and takes the optimiser's step. With replay, `play` stores its transitions, and `learn`, once
+an update, sums the semi-gradients of these and of stored ones. No atomic additions: equal runs give equal bytes.
 """
 
 import triton
@@ -10,15 +11,19 @@ import triton.language as tl
 
 from torchq.engines.gpu.common_kernels import (
     AUTORESET,
+    CELLS,
     EXPLORATION,
+    REPLAYING,
     TESTING,
     TRAINING,
+    adam,
     adamax,
     choose,
     corrected,
     load,
     load_parameters,
-    rows_of,
+    neighbours,
+    places_of,
     store,
     uniform,
     uniforms,
@@ -34,17 +39,28 @@ def _gather(factors, offset, index, inside, MODE: tl.constexpr, MODEL: tl.conste
 
 
 @triton.jit
-def _products(factors, offset, rows, task, inside, SKIP: tl.constexpr, MODEL: tl.constexpr):
+def _visited(factors, offset, places, task, inside, MODE: tl.constexpr, MODEL: tl.constexpr):
+    # φᵀF: the row of a task or state mode at every lane's place, or between two.
+    if MODEL.HAS_TASK and MODE == 0:
+        rows = _gather(factors, offset, inside.to(tl.int32) * 0 + task, inside, MODE, MODEL)
+    elif MODEL.KINDS[MODE - MODEL.HAS_TASK] == CELLS:
+        rows = _gather(factors, offset, places[MODE - MODEL.HAS_TASK], inside, MODE, MODEL)
+    else:
+        below, above, weight = neighbours(places[MODE - MODEL.HAS_TASK], MODEL.SIZES[MODE])
+        rows = _gather(factors, offset, below, inside, MODE, MODEL)
+        rows += weight[:, None] * (_gather(factors, offset, above, inside, MODE, MODEL) - rows)
+    return rows
+
+
+@triton.jit
+def _products(factors, offset, places, task, inside, SKIP: tl.constexpr, MODEL: tl.constexpr):
     # Product of the visited rows of all task and state modes but one, for every lane.
     ACTION: tl.constexpr = MODEL.ACTION
     k = tl.arange(0, MODEL.RANK_P)[None, :]
     product = (inside[:, None] & (k < MODEL.RANK)).to(factors[0].dtype.element_ty)
     for mode in tl.static_range(ACTION):
         if mode != SKIP:
-            index = rows[0] * 0 + task
-            if not MODEL.HAS_TASK or mode > 0:
-                index = rows[mode - MODEL.HAS_TASK]
-            product = product * _gather(factors, offset, index, inside, mode, MODEL)
+            product = product * _visited(factors, offset, places, task, inside, mode, MODEL)
     return product
 
 
@@ -70,25 +86,118 @@ def _by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
     return tl.sum(tl.reshape(values, (TASKS, ENVS)), axis=1)
 
 
+@triton.jit
+def _clear(base, like, ROWS: tl.constexpr, MODEL: tl.constexpr):
+    # A block's sums of the shared modes, from zero.
+    RANK: tl.constexpr = MODEL.RANK
+    k = tl.arange(0, MODEL.RANK_P)
+    zeros = tl.zeros([MODEL.RANK_P], like.dtype.element_ty)
+    for row in range(ROWS):
+        tl.store(base + row * RANK + k, zeros, mask=k < RANK)
+    tl.debug_barrier()
+
+
+@triton.jit
+def _learn(
+    factors, target, offset, here, landed, action, reward, discount, name, weight, inside, base, by_task, place,
+    MODEL: tl.constexpr, TASKS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """The errors of a chunk of transitions, LANES of each of TASKS tasks, their semi-gradients added to the sums."""
+    ACTION: tl.constexpr = MODEL.ACTION
+    RANK: tl.constexpr = MODEL.RANK
+    RANK_P: tl.constexpr = MODEL.RANK_P
+    k = tl.arange(0, RANK_P)
+    best, _ = _best(target, offset, _products(target, offset, landed, name, inside, -1, MODEL), MODEL)
+    weights = _products(factors, offset, here, name, inside, -1, MODEL)
+    chosen = _gather(factors, offset, action, inside, ACTION, MODEL)
+    error = tl.where(inside, reward + discount * best - tl.sum(weights * chosen, axis=1), 0.0)
+    amount = -weight * error
+    first_row = 0
+    for mode in tl.static_range(ACTION + 1):
+        cofactor = _products(factors, offset, here, name, inside, mode, MODEL)
+        if mode != ACTION:
+            cofactor = cofactor * chosen
+        values = amount[:, None] * cofactor
+        if MODEL.HAS_TASK and mode == 0:
+            summed = tl.sum(tl.reshape(values, (TASKS, LANES, RANK_P)), axis=1)
+            tl.store(by_task + place[:, None] * RANK + k[None, :], summed, mask=k[None, :] < RANK)
+        else:
+            interpolates = False
+            below, above, share = action, action, amount
+            if mode != ACTION:
+                interpolates = MODEL.KINDS[mode - MODEL.HAS_TASK] != CELLS
+                below = here[mode - MODEL.HAS_TASK]
+                if MODEL.KINDS[mode - MODEL.HAS_TASK] != CELLS:
+                    below, above, share = neighbours(here[mode - MODEL.HAS_TASK], MODEL.SIZES[mode])
+            # One row after the other, in order: exact in any precision, and no two programs share a row.
+            for row in range(MODEL.SIZES[mode]):
+                hit = tl.where((below == row)[:, None], values, 0.0)
+                if interpolates:
+                    hit = tl.where((below == row)[:, None], (1.0 - share)[:, None] * values, 0.0)
+                    hit += tl.where((above == row)[:, None], share[:, None] * values, 0.0)
+                total = base + (first_row + row) * RANK + k
+                added = tl.load(total, mask=k < RANK, other=0.0) + tl.sum(hit, axis=0)
+                tl.store(total, added, mask=k < RANK)
+            first_row = first_row + MODEL.SIZES[mode]
+    return error
+
+
+@triton.jit
+def _offsets(program, MODEL: tl.constexpr):
+    # Where each mode of a program's factors begins.
+    ACTION: tl.constexpr = MODEL.ACTION
+    offset = ()
+    for mode in tl.static_range(ACTION + 1):
+        offset = offset + (program * MODEL.SIZES[mode] * MODEL.RANK,)
+    return offset
+
+
+@triton.jit
+def _remember(record, here, landed, action, reward, discount, inside, MODEL: tl.constexpr):
+    # Write a transition: torchq.lowrank.replay.store.
+    STATES: tl.constexpr = MODEL.ACTION - MODEL.HAS_TASK
+    for d in tl.static_range(STATES):
+        tl.store(record + d, here[d].to(reward.dtype), mask=inside)
+        tl.store(record + STATES + d, landed[d].to(reward.dtype), mask=inside)
+    tl.store(record + 2 * STATES, action.to(reward.dtype), mask=inside)
+    tl.store(record + 2 * STATES + 1, reward, mask=inside)
+    tl.store(record + 2 * STATES + 2, discount, mask=inside)
+
+
+@triton.jit
+def _recalled(record, inside, FIRST: tl.constexpr, MODEL: tl.constexpr):
+    # Places of a stored transition, from a column on.
+    STATES: tl.constexpr = MODEL.ACTION - MODEL.HAS_TASK
+    places = ()
+    for d in tl.static_range(STATES):
+        place = tl.load(record + FIRST + d, mask=inside, other=0.0)
+        if MODEL.KINDS[d] == CELLS:
+            places = places + (place.to(tl.int32),)
+        else:
+            places = places + (place,)
+    return places
+
+
 @triton.jit(do_not_specialize=["step_index"])
 def play(
-    factors, state, parameters, seeds, task_index, task_weights, buffers, epsilon, first_step, step_index, sizes,
-    FAMILY: tl.constexpr, MODEL: tl.constexpr, SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr, ENVS: tl.constexpr,
-    LEARN: tl.constexpr,
+    factors, target, state, parameters, seeds, task_index, task_weights, buffers, memory, epsilon, first_step,
+    step_index, sizes, FAMILY: tl.constexpr, MODEL: tl.constexpr, SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr,
+    ENVS: tl.constexpr, LEARN: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """One step of all environments, the `step_index`-th from `first_step`; with LEARN the sums of their semi-gradients.
+
+    With STORE their transitions are written into the memory (seeds, tasks, slots, width).
 
     Programs are (run · group, block), flat, for only a grid's first axis is long. A block takes every `num_blocks`-th
     chunk of its run, a chunk TASKS tasks with up to ENVS environments each; TASKS is 1 where one has more environments.
     Buffers: of the shared modes (programs, blocks, SHARED_ROWS, rank), of the task mode (programs, chunks · TASKS,
     rank), and sums of reward, episodes, |δ| and δ² (programs, chunks · TASKS, 4). `sizes` are numbers of groups, tasks,
-    environments, pieces, chunks and blocks.
+    environments, pieces, chunks, blocks and slots.
     """
     # Names of their own, for not every version of Triton takes a field for a constant.
-    ACTION: tl.constexpr = MODEL.ACTION
     RANK: tl.constexpr = MODEL.RANK
-    RANK_P: tl.constexpr = MODEL.RANK_P
-    num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks = sizes
+    WIDTH: tl.constexpr = 2 * (MODEL.ACTION - MODEL.HAS_TASK) + 3
+    num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks, num_slots = sizes
     shared, by_task, sums = buffers
     block = tl.program_id(0) % num_blocks
     program = (tl.program_id(0) // num_blocks).to(tl.int64)
@@ -96,15 +205,10 @@ def play(
     seed = tl.load(seeds + program // num_groups).to(tl.uint64)
     threshold = tl.load(epsilon + step_index)
     lane, task_lane = tl.arange(0, TASKS * ENVS), tl.arange(0, TASKS)
-    k = tl.arange(0, RANK_P)
-    offset = ()
-    for mode in tl.static_range(ACTION + 1):
-        offset = offset + (program * MODEL.SIZES[mode] * RANK,)
-    base = shared + (program * num_blocks + block) * SHARED_ROWS * MODEL.RANK
-    zeros = tl.zeros([RANK_P], factors[0].dtype.element_ty)
-    for row in range(SHARED_ROWS * LEARN):
-        tl.store(base + row * RANK + k, zeros, mask=k < RANK)
-    tl.debug_barrier()
+    offset = _offsets(program, MODEL)
+    base = shared + (program * num_blocks + block) * SHARED_ROWS * RANK
+    if LEARN:
+        _clear(base, factors[0], SHARED_ROWS, MODEL)
     for chunk in range(block, num_chunks, num_blocks):
         task = (chunk // num_pieces) * TASKS + lane // ENVS
         env = (chunk % num_pieces) * ENVS + lane % ENVS
@@ -114,7 +218,7 @@ def play(
         at = ((program // num_groups) * num_tasks + position) * num_envs + env
         like = tl.zeros([TASKS * ENVS], factors[0].dtype.element_ty)
         s, p = load(state, at, inside, FAMILY.FIELDS), load_parameters(parameters, position, FAMILY.PARAMETERS)
-        here = rows_of(s, like, FAMILY, MODEL)
+        here = places_of(s, like, FAMILY, MODEL)
         drawn = words(seed, now, env, name, EXPLORATION, 0)
         weights = _products(factors, offset, here, name, inside, -1, MODEL)
         _, greedy = _best(factors, offset, weights, MODEL)
@@ -123,7 +227,7 @@ def play(
         u = uniforms(seed, now, env, name, like, TRAINING, FAMILY.STEP_UNIFORMS)
         s, reward, terminated, truncated = FAMILY.STEP(p, s, action.to(tl.int64), u, like)
         reward = reward + like
-        landed = rows_of(s, like, FAMILY, MODEL)
+        landed = places_of(s, like, FAMILY, MODEL)
         done = terminated | truncated
         if FAMILY.TERMINATES:
             u = uniforms(seed, now, env, name, like, AUTORESET, FAMILY.RESET_UNIFORMS)
@@ -134,43 +238,87 @@ def play(
         seen = sums + place * 4
         tl.store(seen, tl.load(seen) + _by_task(tl.where(inside, reward, 0.0), TASKS, ENVS))
         tl.store(seen + 1, tl.load(seen + 1) + _by_task((inside & done).to(like.dtype), TASKS, ENVS))
+        discount = tl.where(terminated, 0.0, like + MODEL.GAMMA)
+        if STORE:
+            slot = (now.to(tl.int64) * num_envs + env) % num_slots
+            where = ((program // num_groups) * num_tasks + position) * num_slots + slot
+            _remember(memory + where * WIDTH, here, landed, action, reward, discount, inside, MODEL)
         if LEARN:
-            weights_landed = _products(factors, offset, landed, name, inside, -1, MODEL)
-            best, _ = _best(factors, offset, weights_landed, MODEL)
-            chosen = _gather(factors, offset, action, inside, ACTION, MODEL)
-            discount = tl.where(terminated, 0.0, like + MODEL.GAMMA)
-            error = tl.where(inside, reward + discount * best - tl.sum(weights * chosen, axis=1), 0.0)
-            amount = -tl.load(task_weights + position) * error
-            first_row = 0
-            for mode in tl.static_range(ACTION + 1):
-                cofactor = _products(factors, offset, here, name, inside, mode, MODEL)
-                if mode != ACTION:
-                    cofactor = cofactor * chosen
-                values = amount[:, None] * cofactor
-                if MODEL.HAS_TASK and mode == 0:
-                    summed = tl.sum(tl.reshape(values, (TASKS, ENVS, RANK_P)), axis=1)
-                    tl.store(by_task + place[:, None] * RANK + k[None, :], summed, mask=k[None, :] < RANK)
-                else:
-                    index = action
-                    if mode != ACTION:
-                        index = here[mode - MODEL.HAS_TASK]
-                    # One row after the other, in order: exact in any precision, and no two programs share a row.
-                    for row in range(MODEL.SIZES[mode]):
-                        hit = tl.sum(tl.where((index == row)[:, None], values, 0.0), axis=0)
-                        total = base + (first_row + row) * RANK + k
-                        tl.store(total, tl.load(total, mask=k < RANK, other=0.0) + hit, mask=k < RANK)
-                    first_row = first_row + MODEL.SIZES[mode]
+            weight = tl.load(task_weights + position)
+            error = _learn(
+                factors, target, offset, here, landed, action, reward, discount, name, weight, inside, base, by_task,
+                place, MODEL, TASKS, ENVS,
+            )  # fmt: skip
             tl.store(seen + 2, tl.load(seen + 2) + _by_task(tl.abs(error), TASKS, ENVS))
             tl.store(seen + 3, tl.load(seen + 3) + _by_task(error * error, TASKS, ENVS))
         tl.debug_barrier()
 
 
+@triton.jit(do_not_specialize=["step_index"])
+def learn(
+    factors, target, seeds, task_index, task_weights, buffers, memory, first_step, step_index, sizes, replay,
+    MODEL: tl.constexpr, SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr, LANES: tl.constexpr, UPDATE: tl.constexpr,
+    RECENT: tl.constexpr,
+):  # fmt: skip
+    """Sums of the semi-gradients of an update's transitions: of each task those of the step, then stored ones.
+
+    Programs and buffers as in `play`, with LANES transitions of a task in the place of environments, of which there are
+    environments + batch; sums are of |δ| and δ² of the step's own in its first update (programs, chunks · TASKS, 2).
+    `replay` is batch and capacity; RECENT the share of all transitions that is drawn from: Replay.drawn.
+    """
+    RANK: tl.constexpr = MODEL.RANK
+    STATES: tl.constexpr = MODEL.ACTION - MODEL.HAS_TASK
+    num_groups, num_tasks, num_envs, num_pieces, num_chunks, num_blocks, num_slots = sizes
+    num_stored, capacity = replay
+    shared, by_task, sums = buffers
+    block = tl.program_id(0) % num_blocks
+    program = (tl.program_id(0) // num_blocks).to(tl.int64)
+    group, now = program % num_groups, tl.load(first_step) + step_index
+    seed = tl.load(seeds + program // num_groups).to(tl.uint64)
+    lane, task_lane = tl.arange(0, TASKS * LANES), tl.arange(0, TASKS)
+    offset = _offsets(program, MODEL)
+    base = shared + (program * num_blocks + block) * SHARED_ROWS * RANK
+    _clear(base, factors[0], SHARED_ROWS, MODEL)
+    count = (now.to(tl.int64) + 1) * num_envs
+    recent = tl.ceil(count.to(tl.float64) * RECENT).to(tl.int64)
+    available = tl.minimum(tl.minimum(count, capacity), tl.maximum(recent, 1000))
+    for chunk in range(block, num_chunks, num_blocks):
+        task = (chunk // num_pieces) * TASKS + lane // LANES
+        item = (chunk % num_pieces) * LANES + lane % LANES
+        inside = (item < num_envs + num_stored) & (task < num_tasks // num_groups)
+        position = tl.where(inside, group * (num_groups > 1) + task, 0)
+        name = tl.load(task_index + position)
+        drawn = words(seed, now, tl.maximum(item - num_envs, 0), name, REPLAYING, UPDATE // 4)[UPDATE % 4]
+        again = count - available + ((drawn.to(tl.uint64) * available.to(tl.uint64)) >> 32).to(tl.int64)
+        number = tl.where(item < num_envs, count - num_envs + item, again)
+        where = ((program // num_groups) * num_tasks + position) * num_slots + number % num_slots
+        record = memory + where * (2 * STATES + 3)
+        action = tl.load(record + 2 * STATES, mask=inside, other=0.0).to(tl.int32)
+        reward = tl.load(record + 2 * STATES + 1, mask=inside, other=0.0)
+        discount = tl.load(record + 2 * STATES + 2, mask=inside, other=0.0)
+        place = program * num_chunks * TASKS + chunk * TASKS + task_lane
+        error = _learn(
+            factors, target, offset, _recalled(record, inside, 0, MODEL), _recalled(record, inside, STATES, MODEL),
+            action, reward, discount, name, tl.load(task_weights + position), inside, base, by_task, place, MODEL,
+            TASKS, LANES,
+        )  # fmt: skip
+        if UPDATE == 0:
+            own = tl.where(item < num_envs, error, 0.0)
+            seen = sums + place * 2
+            tl.store(seen, tl.load(seen) + _by_task(tl.abs(own), TASKS, LANES))
+            tl.store(seen + 1, tl.load(seen + 1) + _by_task(own * own, TASKS, LANES))
+        tl.debug_barrier()
+
+
 @triton.jit(do_not_specialize=["step_index", "first_row", "num_rows", "num_parts", "stride"])
 def descend(
-    factor, first, second, buffer, learning_rate, num_updates, step_index, first_row, num_rows, num_parts, stride,
-    RANK: tl.constexpr, RANK_P: tl.constexpr, BY_TASK: tl.constexpr, TILE: tl.constexpr,
+    factor, first, second, mean, buffer, learning_rate, num_updates, step_index, first_row, num_rows, num_parts, stride,
+    RANK: tl.constexpr, RANK_P: tl.constexpr, BY_TASK: tl.constexpr, TILE: tl.constexpr, ADAM: tl.constexpr,
+    UPDATE: tl.constexpr, UPDATES: tl.constexpr, TARGET_RATE: tl.constexpr,
 ):  # fmt: skip
-    """Adamax on one factor, the `step_index`-th time after `num_updates`: programs are (run · group, row), flat.
+    """Adamax or Adam on one factor, in update UPDATE of the UPDATES of a step: programs are (run · group, row), flat.
+
+    The target tensor's factor `mean` takes its Polyak step with it, unless TARGET_RATE is 0.
 
     The gradient of a row is the sum over `num_parts` blocks of row `first_row` + row of theirs (buffer (programs,
     parts, stride, RANK)); with BY_TASK over the row's own chunks (buffer (programs, stride, RANK), rows · parts used).
@@ -186,12 +334,19 @@ def descend(
             at = program * stride + row * num_parts + part
         inside = (part < num_parts) & (k[None, :] < RANK)
         g += tl.sum(tl.load(buffer + at * RANK + k[None, :], mask=inside, other=0.0), axis=0)
-    step_size = corrected(tl.load(learning_rate + step_index), tl.load(num_updates) + step_index + 1)
+    update = tl.load(num_updates) + step_index * UPDATES + UPDATE + 1
+    step_size = corrected(tl.load(learning_rate + step_index), update)
     place = (program * num_rows + row) * RANK + k
     f = tl.load(factor + place, mask=k < RANK, other=0.0)
     m = tl.load(first + place, mask=k < RANK, other=0.0)
     u = tl.load(second + place, mask=k < RANK, other=1.0)
-    f, m, u = adamax(f, m, u, g, step_size)
+    if ADAM:
+        f, m, u = adam(f, m, u, g, step_size, update)
+    else:
+        f, m, u = adamax(f, m, u, g, step_size)
+    if TARGET_RATE > 0:
+        target = tl.load(mean + place, mask=k < RANK, other=0.0)
+        tl.store(mean + place, target + TARGET_RATE * (f - target), mask=k < RANK)
     tl.store(first + place, m, mask=k < RANK)
     tl.store(second + place, u, mask=k < RANK)
     tl.store(factor + place, f, mask=k < RANK)
@@ -221,7 +376,7 @@ def greedy(
     s, p = load(state, at, inside, FAMILY.FIELDS), load_parameters(parameters, task + env * 0, FAMILY.PARAMETERS)
     returns, alive = like, env >= 0
     for step in range(num_steps):
-        rows = rows_of(s, like, FAMILY, MODEL)
+        rows = places_of(s, like, FAMILY, MODEL)
         weights = _products(factors, offset, rows, task, inside, -1, MODEL)
         _, action = _best(factors, offset, weights, MODEL)
         u = uniforms(seed, begun + step, env, task, like, TESTING, FAMILY.STEP_UNIFORMS)

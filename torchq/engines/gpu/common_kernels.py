@@ -10,7 +10,7 @@ import math
 import triton
 import triton.language as tl
 
-from torchq.engines.gpu.elementary import divide, full
+from torchq.engines.gpu.elementary import divide, full, remainder, square_root
 from torchq.philox import Purpose
 
 # Constants of the compiler: a plain number with a name of its own becomes one of single precision.
@@ -18,8 +18,11 @@ EXPLORATION = tl.constexpr(int(Purpose.EXPLORATION))
 TRAINING = tl.constexpr(int(Purpose.STEP))
 AUTORESET = tl.constexpr(int(Purpose.AUTORESET))
 TESTING = tl.constexpr(int(Purpose.EVALUATION_STEP))
+REPLAYING = tl.constexpr(int(Purpose.REPLAY))
 BETA1, BETA2, EPSILON = tl.constexpr(0.9), tl.constexpr(0.999), tl.constexpr(1e-8)  # Adamax (Kingma and Ba 2015)
-LOG2_BETA1 = tl.constexpr(math.log2(0.9))
+LOG2_BETA1, LOG2_BETA2 = tl.constexpr(math.log2(0.9)), tl.constexpr(math.log2(0.999))
+# How a state mode is interpolated: the order of torchq.lowrank.modes.KINDS.
+CELLS, PERIODIC, QUADRATIC = tl.constexpr(0), tl.constexpr(2), tl.constexpr(3)
 
 
 @triton.jit
@@ -28,6 +31,15 @@ def adamax(f, m, u, gradient, step_size):
     m = m + (1.0 - BETA1) * (gradient - m)
     u = tl.maximum(BETA2 * u, tl.abs(gradient) + EPSILON)
     return f - step_size * m / u, m, u
+
+
+@triton.jit
+def adam(f, m, v, gradient, step_size, update):
+    """The same with Adam's second moments; `step_size` is corrected."""
+    m = m + (1.0 - BETA1) * (gradient - m)
+    v = BETA2 * v + (1.0 - BETA2) * gradient * gradient
+    bias = square_root(1.0 - tl.exp2(update.to(f.dtype) * LOG2_BETA2))
+    return f - step_size * bias * m / (square_root(v) + bias * EPSILON), m, v
 
 
 @triton.jit
@@ -81,18 +93,44 @@ def row_of(x, LOW: tl.constexpr, HIGH: tl.constexpr, SIZE: tl.constexpr):
 
 
 @triton.jit
-def rows_of(s, like, FAMILY: tl.constexpr, MODEL: tl.constexpr):
-    """Rows of the state modes that a state visits."""
+def between(x, LOW: tl.constexpr, HIGH: tl.constexpr, SIZE: tl.constexpr, KIND: tl.constexpr):
+    """A fractional place between two points: Mode.place."""
+    if KIND == PERIODIC:
+        scaled = divide(x - LOW, full(x, HIGH - LOW, x.dtype)) * SIZE
+        place = remainder(scaled, full(x, SIZE, x.dtype))
+    else:
+        share = divide(tl.minimum(tl.maximum(x, LOW), HIGH) - LOW, full(x, HIGH - LOW, x.dtype))
+        if KIND == QUADRATIC:
+            share = square_root(share)
+        place = share * (SIZE - 1)
+    return place
+
+
+@triton.jit
+def places_of(s, like, FAMILY: tl.constexpr, MODEL: tl.constexpr):
+    """Places of a state along the state modes: rows, or fractions between them."""
     DIMENSIONS: tl.constexpr = FAMILY.DIMENSIONS
     observation = FAMILY.OBSERVE(s, like)
-    rows = (row_of(observation[0], MODEL.LOW[0], MODEL.HIGH[0], MODEL.GRID[0]),)
-    for d in tl.static_range(1, DIMENSIONS):
-        index = row_of(observation[d], MODEL.LOW[d], MODEL.HIGH[d], MODEL.GRID[d])
-        if MODEL.JOINT:
-            rows = (rows[0] * MODEL.GRID[d] + index,)
+    places = ()
+    for d in tl.static_range(DIMENSIONS):
+        if MODEL.KINDS[d] == CELLS:
+            row = row_of(observation[d], MODEL.LOW[d], MODEL.HIGH[d], MODEL.GRID[d])
+            if MODEL.JOINT and d > 0:
+                places = (places[0] * MODEL.GRID[d] + row,)
+            else:
+                places = places + (row,)
         else:
-            rows = rows + (index,)
-    return rows
+            places = places + (between(observation[d], MODEL.LOW[d], MODEL.HIGH[d], MODEL.GRID[d], MODEL.KINDS[d]),)
+    return places
+
+
+@triton.jit
+def neighbours(place, SIZE: tl.constexpr):
+    """The row below a fractional place, the row above, and the weight of the latter: cp.neighbours."""
+    below = tl.floor(place)
+    row = below.to(tl.int32)
+    row = tl.minimum(tl.maximum(tl.where(row >= SIZE, row - SIZE, row), 0), SIZE - 1)
+    return row, tl.where(row + 1 < SIZE, row + 1, 0), place - below
 
 
 @triton.jit

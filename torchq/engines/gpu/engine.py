@@ -15,6 +15,7 @@ from torchq.engines.gpu.tensors import FamilyConstants, Kernels, ModelConstants,
 from torchq.engines.graph import GraphEngine
 from torchq.engines.rollout import Rollout
 from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.modes import KINDS
 
 MAX_ROWS = 256
 _ROWS = 32
@@ -51,10 +52,14 @@ def _checked(rollout: Rollout) -> LowRankQ:
         raise UnavailableError("Triton is not installed; install it with: pip install triton")
     if not isinstance(learner, LowRankQ):
         raise UnavailableError("it needs stlrq, lrq or clrq")
-    if learner.optimizer != "adamax" or learner.normalised or len(learner.action_sizes) != 1:
-        raise UnavailableError("it needs plain Adamax steps and one action mode")
+    if learner.optimizer == "sgd" or learner.normalised or len(learner.action_sizes) != 1:
+        raise UnavailableError("it needs plain Adam or Adamax steps and one action mode")
     if learner.update_order == "block" and rollout.num_envs != 1:
         raise UnavailableError("blocks of modes need `num_envs=1`")
+    if learner.update_order == "block" and (rollout.grid.interpolates or rollout.replay or learner.target_rate):
+        raise UnavailableError("blocks of modes need cells, without replay and target tensor")
+    if learner.update_order == "block" and learner.optimizer != "adamax":
+        raise UnavailableError("blocks of modes need Adamax")
     if learner.update_order == "joint" and learner.num_sweeps != 1:
         raise UnavailableError("joint updates need one sweep")
     if learner.update_order == "joint" and max(rollout.grid.mode_sizes) > MAX_ROWS:
@@ -75,7 +80,9 @@ def _model(rollout: Rollout, learner: LowRankQ) -> ModelConstants:
     grid, actions, sizes = rollout.grid, rollout.env.num_actions, learner.sizes
     together = tuple(min(_ROWS, power_of_two(size)) for size in sizes)
     return ModelConstants(
-        tuple(grid.low), tuple(grid.high), tuple(grid.sizes), grid.joint, tuple(sizes), together,
+        tuple(mode.low for mode in grid.modes), tuple(mode.high for mode in grid.modes), tuple(grid.sizes),
+        tuple(KINDS.index(mode.kind) if mode.interpolates else 0 for mode in grid.modes), grid.joint, tuple(sizes), together,
         int(learner.has_task_mode), len(sizes) - 1, actions, power_of_two(actions), learner.rank,
-        power_of_two(learner.rank), learner.num_sweeps, rollout.gamma,
+        power_of_two(learner.rank), learner.num_sweeps, rollout.gamma, learner.optimizer == "adam",
+        learner.target_rate or 0.0,
     )  # fmt: skip

@@ -23,7 +23,7 @@ class OnlineEngine:
         """Consecutive steps with their updates, as in `Engine`; the batch is one task, or tasks that share nothing."""
         from torchq.engines.gpu import online_kernels
 
-        learner, env, statistics = state
+        learner, env, statistics, _ = state
         rollout, sweeps = self.kernels.rollout, self.kernels.learner.num_sweeps
         steps, tasks = len(rates.epsilon), len(batch.task_index)
         assert tasks == 1 or self.kernels.learner.groups == tasks

@@ -17,7 +17,7 @@ from torchq.engines.gpu.common_kernels import (
     corrected,
     load,
     load_parameters,
-    rows_of,
+    places_of,
     store,
     uniform,
     uniforms,
@@ -99,7 +99,7 @@ def train(
     p = load_parameters(parameters, group, FAMILY.PARAMETERS)
     s = load(state, program, always, FAMILY.FIELDS)
     rewards, episodes, absolute, squared = weight * 0.0, weight * 0.0, weight * 0.0, weight * 0.0
-    here = rows_of(s, like, FAMILY, MODEL)
+    here = places_of(s, like, FAMILY, MODEL)
     for step in range(num_steps):
         now = zero + begun + step
         drawn = words(seed, now, zero, task, EXPLORATION, 0)
@@ -110,7 +110,7 @@ def train(
         action = tl.where(uniform(drawn[0], like) < tl.load(rates[0] + step), random, greedy)
         u = uniforms(seed, now, zero, task, like, TRAINING, FAMILY.STEP_UNIFORMS)
         s, reward, terminated, truncated = FAMILY.STEP(p, s, action.to(tl.int64), u, like)
-        landed = rows_of(s, like, FAMILY, MODEL)
+        landed = places_of(s, like, FAMILY, MODEL)
         discount = tl.where(terminated, 0.0, weight * 0.0 + MODEL.GAMMA)
         rewards += reward
         episodes += (terminated | truncated).to(rewards.dtype)
@@ -144,7 +144,7 @@ def train(
         if FAMILY.TERMINATES:
             u = uniforms(seed, now, zero, task, like, AUTORESET, FAMILY.RESET_UNIFORMS)
             s = choose(terminated | truncated, FAMILY.RESET(p, u, like), s, FAMILY.FIELDS)
-            landed = rows_of(s, like, FAMILY, MODEL)
+            landed = places_of(s, like, FAMILY, MODEL)
         here = landed
     store(state, program, s, always, FAMILY.FIELDS)
     tl.store(statistics + program * 4, rewards)

@@ -13,7 +13,7 @@ from torchq.engines.rollout import Rollout
 from torchq.lowrank.low_rank_q import LowRankQ
 
 # No fused multiply-adds: a state that is a rounding error off can fall on another grid point than in eager mode.
-_STRICT = {"enable_fp_fusion": False}
+STRICT = {"enable_fp_fusion": False}
 
 
 class FamilyConstants(NamedTuple):
@@ -36,6 +36,8 @@ class ModelConstants(NamedTuple):
     LOW: tuple[float, ...]
     HIGH: tuple[float, ...]
     GRID: tuple[int, ...]
+    KINDS: tuple[int, ...]
+    """How each dimension is interpolated, by the order of `torchq.lowrank.modes.KINDS`; 0 where one row is active."""
     JOINT: bool
     SIZES: tuple[int, ...]
     """Rows of each mode."""
@@ -50,6 +52,9 @@ class ModelConstants(NamedTuple):
     RANK_P: int
     SWEEPS: int
     GAMMA: float
+    ADAM: bool
+    TARGET_RATE: float
+    """τ of the target tensor, 0 where there is none."""
 
 
 class Kernels(NamedTuple):
@@ -63,12 +68,14 @@ class Kernels(NamedTuple):
     @property
     def constants(self) -> dict[str, Any]:
         """For the kernels that step environments."""
-        return {"FAMILY": self.family, "MODEL": self.model, **_STRICT}
+        return {"FAMILY": self.family, "MODEL": self.model, **STRICT}
 
     @property
     def rank(self) -> dict[str, Any]:
         """For the kernel that takes the optimiser's step."""
-        return {"RANK": self.model.RANK, "RANK_P": self.model.RANK_P, **_STRICT}
+        model = self.model
+        sizes = {"RANK": model.RANK, "RANK_P": model.RANK_P}
+        return {**sizes, "ADAM": model.ADAM, "TARGET_RATE": model.TARGET_RATE, **STRICT}
 
     def weights(self) -> Tensor:
         """Weight of each task's gradient, with the scale of the loss."""
@@ -84,6 +91,8 @@ def power_of_two(size: int) -> int:
 def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Copies for a kernel to change, made in few launches."""
     given = list(tensors)
+    if not given:
+        return []
     made = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in given]
     torch._foreach_copy_(made, given)
     return made
