@@ -13,7 +13,10 @@ _REPLAY: dict[str, Any] = {
     "replay_recent": 0.5, "target_rate": 0.005, "optimizer": "adam", "learning_rate": 0.01,
     "learning_rate_half_life": 10_000.0,
 }  # fmt: skip
-_PLAIN: dict[str, Any] = {"features": "cells", "replay_ratio": 0, "target_rate": None, "optimizer": "adamax"}
+_PLAIN: dict[str, Any] = {
+    "features": "cells", "replay_ratio": 0, "target_rate": None, "optimizer": "adamax", "init_scale": 0.1,
+}  # fmt: skip
+_TABULAR: dict[str, Any] = {**_PLAIN, "num_envs": 4, "learning_rate_half_life": 100_000.0}
 
 _BY_ENV: dict[str, dict[str, Any]] = {
     "pendulum": {
@@ -28,7 +31,7 @@ _BY_ENV: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 _BY_ALGO: dict[str, dict[str, Any]] = {
-    "tabular": {**_PLAIN, "num_envs": 4, "learning_rate": 0.2},
+    "tabular": {"learning_rate": 0.2},
     **{algo: {"num_seeds": 120, "num_envs": 1, "dtype": "float64", "engine": "eager"} for algo in QUADRATIC_ALGOS},
 }
 
@@ -69,6 +72,8 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
             other.
     """
     values = _BY_ENV.get(env, {})
+    if algo == "tabular":
+        values = {**values, **_TABULAR}
     if preset == "paper":
         if env not in _PAPER_BY_ENV:
             raise UsageError(f"`preset`: expected default for `env={env}` (paper covers {', '.join(_PAPER_BY_ENV)})")

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 import torch
-from problems import ROOT, experiment, library, play
+from families import library
+from problems import PLAIN, ROOT, experiment, play
 
 from torchq.engines.codegen import cpp
 from torchq.engines.contract import UnavailableError
@@ -26,15 +27,29 @@ CASES = {
         "preset": "paper", "state_modes": "joint", "task_weights": (1.0, 2.0, 3.0, 0.5),
     },
     "paper, sgd": {"preset": "paper", "optimizer": "sgd", "learning_rate": 1e-3},
-    "batched": {},
-    "batched, many environments": {"num_envs": 300, "env": "wireless"},
-    "batched, many tasks": {"num_tasks": 300, "num_envs": 2, "num_seeds": 1},
-    "one run in parts": {"num_tasks": 3, "num_envs": 700, "num_seeds": 1, "rank": 8},
-    "own tensors": {"algo": "lrq", "num_envs": 3},
-    "joint modes, adam, normalised, weights": {
-        "state_modes": "joint", "optimizer": "adam", "normalised": True, "task_weights": (1.0, 2.0, 3.0, 0.5),
+    "batched": PLAIN,
+    "batched, many environments": {**PLAIN, "num_envs": 300, "env": "wireless"},
+    "batched, many tasks": {**PLAIN, "num_tasks": 300, "num_envs": 2, "num_seeds": 1},
+    "one run in parts": {**PLAIN, "num_tasks": 3, "num_envs": 700, "num_seeds": 1, "rank": 8},
+    "own tensors": {**PLAIN, "algo": "lrq", "num_envs": 3},
+    "interpolated, replay, target tensor": {"rank": 17},
+    "wireless so, and weights": {"env": "wireless", "task_weights": (1.0, 2.0, 3.0, 0.5)},
+    "a small memory, many updates": {
+        "env": "wireless", "num_envs": 3, "replay_ratio": 5, "replay_capacity": 70, "replay_recent": 0.1,
     },
-    "sgd, blocks": {"optimizer": "sgd", "update": "block", "learning_rate": 1e-3},
+    "own tensors with replay, in blocks": {"algo": "lrq", "update": "block"},
+    "one tensor for all, adamax, without target": {"algo": "clrq", "optimizer": "adamax", "target_rate": None},
+    "one run with replay in parts": {"num_seeds": 1, "num_tasks": 2, "num_envs": 40, "replay_batch": 400},
+    "cells with replay": {"features": "cells"},
+    "interpolated, terminating, with replay": {
+        "env": "mountain-car", "features": "linear", "replay_ratio": 3, "target_rate": 0.02, "optimizer": "adam",
+    },
+    "interpolated, without replay": {"replay_ratio": 0, "num_envs": 5},
+    "paper, interpolated": {"preset": "paper", "features": "linear"},
+    "joint modes, adam, normalised, weights": {
+        **PLAIN, "state_modes": "joint", "optimizer": "adam", "normalised": True, "task_weights": (1.0, 2.0, 3.0, 0.5),
+    },
+    "sgd, blocks": {**PLAIN, "optimizer": "sgd", "update": "block", "learning_rate": 1e-3},
     "terminating": {"env": "gridworld", "num_envs": 5, "num_seeds": 3},
     "terminating, joint modes, many environments": {"env": "gridworld", "num_envs": 300, "state_modes": "joint"},
     "terminating, one environment": {"env": "gridworld", "algo": "lrq", "num_envs": 1, "update": "block"},
@@ -58,7 +73,7 @@ def test_fused_equals_eager_to_rounding_over_200_steps(options):
     states = [play(run, rounds) for run in (eager, program)]
     for (name, theirs), ours in zip(flatten(states[0]).items(), flatten(states[1]).values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
-    policies = [run.evaluate(states[0].learner, 1) for run in (eager, program)]
+    policies = [run.evaluate(run.rollout.learner.policy(states[0].learner), 1) for run in (eager, program)]
     torch.testing.assert_close(policies[1], policies[0], rtol=1e-9, atol=1e-9)
 
 
@@ -71,12 +86,20 @@ def test_programs_of_different_sizes_live_in_one_process():
 
 
 def test_single_precision_equals_eager_over_30_steps():
-    eager, program = both(library=library(episode_length=30), num_envs=64)
+    eager, program = both(library=library(episode_length=30), num_envs=64, **PLAIN)
     for ours, theirs in zip(play(program, 1).learner.factors, play(eager, 1).learner.factors, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"preset": "paper"}, {"num_tasks": 3, "num_envs": 700, "num_seeds": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preset": "paper"},
+        {**PLAIN, "num_tasks": 3, "num_envs": 700, "num_seeds": 1},
+        {},
+        {"num_tasks": 2, "num_envs": 40, "num_seeds": 1, "replay_batch": 400},
+    ],
+)
 def test_results_do_not_depend_on_the_number_of_threads(options, monkeypatch):
     _, program = both(**options)
     states = []
@@ -97,9 +120,9 @@ def test_a_run_does_not_depend_on_its_neighbours():
 
 def test_training_leaves_its_arguments_alone():
     program = both()[1]
-    before = {name: tensor.clone() for name, tensor in flatten(program.initial_state).items()}
+    before = {name: tensor.clone() for name, tensor in flatten(program.initial_state._replace(replay=())).items()}
     play(program, 1)
-    for name, tensor in flatten(program.initial_state).items():
+    for name, tensor in flatten(program.initial_state._replace(replay=())).items():
         assert torch.equal(tensor, before[name])
 
 

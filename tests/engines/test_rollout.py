@@ -49,7 +49,7 @@ def test_terminated_transition_does_not_bootstrap_and_truncated_one_does():
         zero = torch.zeros(1, 1, 1)
         start = envs.gridworld.GridworldState(zero, zero, zero.int())
         draws = rollout.draw(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
-        learner, following, statistics = rollout.step(
+        learner, following, statistics, _ = rollout.step(
             rollout.batch(),
             state._replace(learner=state.learner._replace(table=table.view(1, 1, -1)), env=start),
             type(draws)(*(field[0] for field in draws)),
@@ -99,7 +99,7 @@ def test_turns_leave_the_other_tasks_rows_alone():
     batch = rollout.batch(2)
     draws = rollout.draw(torch.zeros(1, dtype=torch.int64), batch.task_index)
     seen = type(state.statistics)(*(s[:, 2:3] for s in state.statistics))
-    learner, _, _ = rollout.step(
+    learner, *_ = rollout.step(
         batch,
         state._replace(env=rollout.reset(batch, 0), statistics=seen),
         type(draws)(*(field[0] for field in draws)),
@@ -116,7 +116,7 @@ def test_permuting_tasks_permutes_the_results(generator):
     learner, order = prepared.rollout.learner, torch.tensor([2, 0, 3, 1])
     state = prepared.initial_state.learner
     factors = (state.factors[0][:, :, order], *state.factors[1:])
-    permuted = state._replace(factors=factors)
+    permuted = learner.start(state, factors)
     shape = (2, 4, 3)
     index = tuple(torch.randint(size, shape, generator=generator) for size in learner.state_sizes)
     action = torch.randint(10, shape, generator=generator)
@@ -149,7 +149,7 @@ def test_extreme_ranks_and_rewards_stay_finite(rank, scale, generator):
     from torchq import Transition
 
     for _ in range(50):
-        index = tuple(torch.randint(20, shape, generator=generator) for _ in range(2))
+        index = tuple(torch.randint(size, shape, generator=generator) for size in learner.state_sizes)
         action = torch.randint(10, shape, generator=generator)
         reward = scale * torch.randn(shape, generator=generator)
         state, _ = learner.update(

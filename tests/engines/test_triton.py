@@ -49,11 +49,13 @@ CASES = {
     "replay": [
         ("stlrq", "pendulum", "default", "float64", {"num_tasks": 2, "replay_batch": 3, "task_weights": (1.0, 0.5)}),
         ("lrq", "wireless", "default", "float32", {"num_tasks": 2, "replay_batch": 20, "replay_capacity": 2}),
-        ("clrq", "gridworld", "default", "float64",
-         {"num_tasks": 2, "num_envs": 3, "replay_ratio": 5, "replay_batch": 2, "target_rate": 0.1, "optimizer": "adam"}),
+        ("clrq", "gridworld", "default", "float64", {
+            "num_tasks": 2, "num_envs": 3, "replay_ratio": 5, "replay_batch": 2, "target_rate": 0.1,
+            "optimizer": "adam"}),
     ],
     "batched": [
-        ("stlrq", "pendulum", "default", "float64", {**PLAIN, "num_tasks": 2, "num_envs": 70, "task_weights": (1.0, 0.5)}),
+        ("stlrq", "pendulum", "default", "float64", {
+            **PLAIN, "num_tasks": 2, "num_envs": 70, "task_weights": (1.0, 0.5)}),
         ("stlrq", "pendulum", "default", "float64", {**PLAIN, "num_tasks": 5, "num_envs": 3}),
         ("clrq", "wireless", "default", "float32", {**PLAIN, "num_tasks": 2, "num_envs": 3}),
         ("stlrq", "gridworld", "default", "float64", {"num_tasks": 2, "num_envs": 3}),

@@ -121,7 +121,8 @@ def test_a_trained_run_becomes_a_qtensor(tmp_path, algo):
     assert command_line(*arguments, "--out", tmp_path / "run", library=library(episode_length=3))[0] == 0
     experiment_ = experiment(algo, "wireless", num_seeds=2)
     tensors, _ = load_checkpoint(tmp_path / "run" / "checkpoint", algo)
-    state = unflatten(experiment_.initial_state, tensors).learner
+    state = unflatten(experiment_.initial_state._replace(replay=()), tensors).learner
+    state = experiment_.rollout.learner.policy(state)
     index = tuple(torch.full((2, 4, 1), 1) for _ in range(4))
     expected = experiment_.rollout.learner.action_values(state, index)[1, 2, 0]
     q = QTensor.from_run(tmp_path / "run", run=1, task=2 if algo == "lrq" else None)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from problems import ROOT, experiment
+from problems import PLAIN, ROOT, experiment
 
 from torchq.errors import UsageError
 from torchq.runs import memory
@@ -39,7 +39,7 @@ before = peak()
 run = experiment(num_envs={num_envs!r}, **options)
 play(run, 1)
 need = memory.needed(run.config, run.rollout, run.config.engine)
-print(peak() - before, need.learner + {num_envs!r} * need.per_env)
+print(peak() - before, need.learner + need.replay + {num_envs!r} * need.per_env)
 """
 
 
@@ -56,7 +56,26 @@ def test_a_run_takes_what_is_estimated(options, num_envs):
 
 
 def run(num_envs=4, num_seeds=8, num_tasks=None, **options):
-    return experiment("stlrq", "pendulum", num_envs=num_envs, num_seeds=num_seeds, num_tasks=num_tasks, **options)
+    sizes = {"num_envs": num_envs, "num_seeds": num_seeds, "num_tasks": num_tasks}
+    return experiment("stlrq", "pendulum", **{**PLAIN, **sizes, **options})
+
+
+def test_replay_takes_what_memory_allows_and_the_run_says_so(monkeypatch):
+    """Two runs of four tasks: 28 bytes a transition, and a quarter more slots; half of what is free."""
+    given = {"num_seeds": 2, "replay_ratio": 1, "replay_capacity": 1000, "num_envs": 1}
+    whole = run(**given)
+    assert whole.config.replay_capacity == 1000
+    assert whole.initial_state.replay.shape == (2, 4, 1250, 7)
+    assert whole.about_replay == (
+        "replay: 1 updates a step, each from its own transition of each task and 16 stored ones, drawn from the last "
+        "1,000 transitions of each task (0.3 MiB)"
+    )
+    monkeypatch.setattr(memory, "available", lambda device: 2 * 500 * 8 * 35)
+    monkeypatch.setattr(memory, "too_large", lambda *given: {})
+    short = run(**given)
+    assert short.config.replay_capacity == 500
+    assert short.initial_state.replay.numel() * 4 <= memory.available(None)
+    assert "not 1,000: that is what memory allows" in short.about_replay
 
 
 def test_too_many_environments_are_refused_with_what_would_fit():

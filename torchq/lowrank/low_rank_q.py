@@ -227,8 +227,8 @@ class LowRankQ:
 
     def _follow(self, state: LowRankState) -> LowRankState:
         """One Polyak step of the target tensor."""
-        pairs = zip(state.target, state.factors, strict=False)
-        return state._replace(target=tuple(mean + self.target_rate * (factor - mean) for mean, factor in pairs))
+        rate, pairs = self.target_rate or 0.0, zip(state.target, state.factors, strict=False)
+        return state._replace(target=tuple(mean + rate * (factor - mean) for mean, factor in pairs))
 
     def _descend(
         self,

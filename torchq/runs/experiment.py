@@ -41,6 +41,8 @@ class Experiment:
     initial_state: RunState
     notes: tuple[str, ...] = ()
     """What the user should know about the choices made, one line each."""
+    about_replay: str | None = None
+    """What is learnt from again, in one line."""
 
     @property
     def longest_block(self) -> int:
@@ -171,7 +173,7 @@ def prepare(config: Config, env: Any, warm_start: Callable[[Config, Rollout, Any
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     free = memory.available(device)
-    config, notes = _with_capacity(config, env, len(grid.mode_sizes), free)
+    config, about_replay = _with_capacity(config, env, len(grid.mode_sizes), free)
     rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, make_replay(config))
     too_large = memory.too_large(config, rollout, free)
 
@@ -184,16 +186,15 @@ def prepare(config: Config, env: Any, warm_start: Callable[[Config, Rollout, Any
     state = RunState(first, rollout.reset(batch, 0), nothing, room)
     num_steps = config.episodes * env.episode_length * (len(task_list) if in_turns else 1)
     engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
-    notes += tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
-    return Experiment(config.replace(engine=engine.name), rollout, task_list, engine, state, notes)
+    notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
+    config = config.replace(engine=engine.name)
+    return Experiment(config, rollout, task_list, engine, state, notes, about_replay)
 
 
-def _with_capacity(
-    config: Config, env: Environment, num_modes: int, free: int | None
-) -> tuple[Config, tuple[str, ...]]:
+def _with_capacity(config: Config, env: Environment, num_modes: int, free: int | None) -> tuple[Config, str | None]:
     """The configuration with a replay capacity that memory allows, and what the user should know about it."""
     if config.replay_ratio == 0:
-        return config, ()
+        return config, None
     capacity = memory.affordable_capacity(config, num_modes, free)
     kept = f"the last {capacity:,} transitions of each task"
     if capacity < config.replay_capacity:
@@ -201,7 +202,5 @@ def _with_capacity(
     config = config.replace(replay_capacity=capacity)
     size = memory.shown(memory.replay_bytes(config, num_modes, env.episode_length))
     own = "its own transition" if config.num_envs == 1 else f"its own {config.num_envs} transitions"
-    updates = (
-        f"{config.replay_ratio} updates a step, each from {own} of each task and {config.replay_batch} stored ones"
-    )
-    return config, (f"replay: {updates}, drawn from {kept} ({size})",)
+    each = f"each from {own} of each task and {config.replay_batch} stored ones"
+    return config, f"replay: {config.replay_ratio} updates a step, {each}, drawn from {kept} ({size})"

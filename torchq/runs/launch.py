@@ -95,8 +95,9 @@ def _learner(config: Config, family: Any, out: Path | None, resume: bool, progre
         size = f"{config.num_seeds} seeds, {len(experiment.task_list)} tasks, num_envs {config.num_envs}"
         where = f"{config.device}, engine {config.engine} -> {folder}"
         tell(f"{config.algo} on {config.env}: {size}; {where}", logging.INFO)
-        for note in experiment.notes:
-            tell(note, logging.INFO)
+        for note in (experiment.about_replay, *experiment.notes):
+            if note:
+                tell(note, logging.INFO)
         if config.algo == "lrq" and config.protocol == "online":
             tell(f"LR-Q convention: {config.lrq_convention}", logging.INFO)
         if start and start.episode:

@@ -18,6 +18,8 @@ _WORDS_PER_TRANSITION = 48
 """8-byte words of state, random numbers and transition that an environment needs in any engine, generously."""
 
 
+_FUSED_PER_DRAWN = 32
+"""Bytes that a fused program keeps of each stored transition that it draws."""
 _SHARE_FOR_REPLAY = 0.5
 """Of free memory, at most."""
 
@@ -26,9 +28,11 @@ class Need(NamedTuple):
     """Bytes of a run."""
 
     learner: int
-    """Of tensors and moments, and of their successors while a step makes them; of stored transitions."""
+    """Of tensors and moments, and of their successors while a step makes them."""
     per_env: int
     """Of one more environment in every task and run."""
+    replay: int = 0
+    """Of stored transitions, and of those that an update draws."""
 
 
 def replay_slots(config: Config, episode_length: int) -> int:
@@ -82,7 +86,8 @@ def needed(config: Config, rollout: Rollout, engine: str) -> Need:
     stored, again = 0, 0
     if rollout.replay:
         stored = replay_bytes(config, len(rollout.grid.mode_sizes), rollout.env.episode_length)
-        again = runs * num_tasks * rollout.replay.batch * (8 * _WORDS_PER_TRANSITION + temporary)
+        each = _FUSED_PER_DRAWN if engine == "fused" else 8 * _WORDS_PER_TRANSITION + temporary
+        again = runs * num_tasks * rollout.replay.batch * each
     copies, parts = 2, 0
     if rollout.device.type == "cuda":
         copies, stored = 6, 3 * stored  # Graphs keep buffers of their own.
@@ -90,7 +95,7 @@ def needed(config: Config, rollout: Rollout, engine: str) -> Need:
             blocks = min(1024, num_tasks // learner.groups * -(-config.num_envs // 16))
             parts = blocks * learner.groups * sum(rollout.grid.mode_sizes) * learner.rank
     learnt = runs * (copies * entries + parts) * size
-    return Need(learnt + stored + again, runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary))
+    return Need(learnt, runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary), stored + again)
 
 
 def available(device: torch.device) -> int | None:
@@ -128,19 +133,20 @@ def too_large(config: Config, rollout: Rollout, free: int | None) -> dict[str, s
 
 def _advice(config: Config, rollout: Rollout, need: Need, free: int) -> str | None:
     """What would fit where this does not."""
-    total = need.learner + config.num_envs * need.per_env
+    fixed = need.learner + need.replay
+    total = fixed + config.num_envs * need.per_env
     if total <= free:
         return None
     came = f"this one needs about {shown(total)}, {shown(free)} are free"
-    fitting = (free - need.learner) // need.per_env
+    fitting = (free - fixed) // need.per_env
     if fitting >= 1:
         return f"`num_envs`: expected a run that fits in memory, but {came}; up to {fitting:,} would fit"
-    runs = len(rollout.seeds) * free // (need.learner + need.per_env)
+    runs = len(rollout.seeds) * free // (fixed + need.per_env)
     if runs >= 1:
         return (
             f"`num_seeds`: expected a run that fits in memory, but {came}; with `num_envs=1`, up to {runs:,} would fit"
         )
-    share = free / (need.learner + need.per_env) * len(rollout.seeds)
+    share = free / (fixed + need.per_env) * len(rollout.seeds)
     advice = f"with one seed and environment, {share:.1%} of these tasks times this rank would fit"
     return f"`num_tasks`, `rank`: expected a run that fits in memory, but {came}; {advice}"
 

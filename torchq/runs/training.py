@@ -240,7 +240,7 @@ def load(experiment: Experiment, folder: Path) -> Position:
         raise CheckpointError("checkpoint: expected counters of at least 0; it is corrupted, start a new run")
     memory, segments = experiment.initial_state.replay, tuple(counters.get("replay", ()))
     state = tree.unflatten(experiment.initial_state._replace(replay=()), tensors)._replace(replay=memory)
-    here = Position(state, *values, segments)
+    here = Position(state, *values, segments)  # type: ignore[call-arg]
     if experiment.rollout.replay:
         log = ReplayLog(folder / "checkpoint", experiment.config.replay_capacity, segments)
         log.restore(memory, _num_stored(experiment, here.episode))

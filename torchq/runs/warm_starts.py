@@ -23,6 +23,9 @@ from torchq.runs.folder import read_config
 from torchq.runs.monte_carlo import make_cases
 from torchq.runs.study import Case
 
+_MESH = 11
+"""States per dimension at which the values of a tensor are fitted by a quadratic."""
+
 
 class _Source(NamedTuple):
     folder: Path
@@ -67,9 +70,8 @@ def quadratic_starts(config: Config, cases: list[Case], env: Any) -> Quadratic:
         raise UsageError(f"`warm_start`: expected a family that low-rank learners know too, such as pendulum, {came}")
     source = _read(config, len(cases), LOW_RANK_ALGOS)
     grid = make_grid(source.config, env)
-    near = (grid.points().abs() <= torch.tensor(cases[0].env.exploration_high)).all(-1)
-    x = grid.points()[near]
-    indices = grid.index(x)
+    x = _near(grid, torch.tensor(cases[0].env.exploration_high, dtype=torch.float64))
+    indices = grid.index(x.to(getattr(torch, source.config.dtype)))
     starts = []
     for run in range(source.config.num_seeds):
         for case in cases:
@@ -122,6 +124,14 @@ def _copied(source: _Source, cold: tuple[Tensor, ...], seeds: Tensor) -> list[Te
             )
         factors.append(stored.to(factor)[seeds % len(stored)])
     return factors
+
+
+def _near(grid: Grid, high: Tensor) -> Tensor:
+    """States in the box ±high: points of the grid, or a mesh where there are values between them, (states, dims)."""
+    if not grid.interpolates:
+        return grid.points()[(grid.points().abs() <= high).all(-1)]
+    axes = [torch.linspace(-1.0, 1.0, _MESH, dtype=torch.float64) * bound for bound in high]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
 
 
 def _features(case: Case, x: Tensor, env: Any) -> tuple[Tensor, Tensor, Tensor]:

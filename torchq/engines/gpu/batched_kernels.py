@@ -11,7 +11,6 @@ import triton.language as tl
 
 from torchq.engines.gpu.common_kernels import (
     AUTORESET,
-    CELLS,
     EXPLORATION,
     REPLAYING,
     TESTING,
@@ -22,160 +21,22 @@ from torchq.engines.gpu.common_kernels import (
     corrected,
     load,
     load_parameters,
-    neighbours,
     places_of,
     store,
     uniform,
     uniforms,
     words,
 )
-
-
-@triton.jit
-def _gather(factors, offset, index, inside, MODE: tl.constexpr, MODEL: tl.constexpr):
-    k = tl.arange(0, MODEL.RANK_P)[None, :]
-    at = offset[MODE] + index[:, None] * MODEL.RANK + k
-    return tl.load(factors[MODE] + at, mask=inside[:, None] & (k < MODEL.RANK), other=0.0)
-
-
-@triton.jit
-def _visited(factors, offset, places, task, inside, MODE: tl.constexpr, MODEL: tl.constexpr):
-    # φᵀF: the row of a task or state mode at every lane's place, or between two.
-    if MODEL.HAS_TASK and MODE == 0:
-        rows = _gather(factors, offset, inside.to(tl.int32) * 0 + task, inside, MODE, MODEL)
-    elif MODEL.KINDS[MODE - MODEL.HAS_TASK] == CELLS:
-        rows = _gather(factors, offset, places[MODE - MODEL.HAS_TASK], inside, MODE, MODEL)
-    else:
-        below, above, weight = neighbours(places[MODE - MODEL.HAS_TASK], MODEL.SIZES[MODE])
-        rows = _gather(factors, offset, below, inside, MODE, MODEL)
-        rows += weight[:, None] * (_gather(factors, offset, above, inside, MODE, MODEL) - rows)
-    return rows
-
-
-@triton.jit
-def _products(factors, offset, places, task, inside, SKIP: tl.constexpr, MODEL: tl.constexpr):
-    # Product of the visited rows of all task and state modes but one, for every lane.
-    ACTION: tl.constexpr = MODEL.ACTION
-    k = tl.arange(0, MODEL.RANK_P)[None, :]
-    product = (inside[:, None] & (k < MODEL.RANK)).to(factors[0].dtype.element_ty)
-    for mode in tl.static_range(ACTION):
-        if mode != SKIP:
-            product = product * _visited(factors, offset, places, task, inside, mode, MODEL)
-    return product
-
-
-@triton.jit
-def _best(factors, offset, weights, MODEL: tl.constexpr):
-    # Largest action value and the first action that has it, action by action.
-    ACTIONS: tl.constexpr = MODEL.ACTIONS
-    k = tl.arange(0, MODEL.RANK_P)
-    base = factors[MODEL.ACTION] + offset[MODEL.ACTION]
-    best = tl.sum(weights * tl.load(base + k, mask=k < MODEL.RANK, other=0.0)[None, :], axis=1)
-    action = (best * 0.0).to(tl.int32)
-    for a in tl.static_range(1, ACTIONS):
-        row = tl.load(base + a * MODEL.RANK + k, mask=k < MODEL.RANK, other=0.0)
-        value = tl.sum(weights * row[None, :], axis=1)
-        action = tl.where(value > best, a, action)
-        best = tl.maximum(best, value)
-    return best, action
-
-
-@triton.jit
-def _by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
-    # Sums over the environments of each task of a chunk.
-    return tl.sum(tl.reshape(values, (TASKS, ENVS)), axis=1)
-
-
-@triton.jit
-def _clear(base, like, ROWS: tl.constexpr, MODEL: tl.constexpr):
-    # A block's sums of the shared modes, from zero.
-    RANK: tl.constexpr = MODEL.RANK
-    k = tl.arange(0, MODEL.RANK_P)
-    zeros = tl.zeros([MODEL.RANK_P], like.dtype.element_ty)
-    for row in range(ROWS):
-        tl.store(base + row * RANK + k, zeros, mask=k < RANK)
-    tl.debug_barrier()
-
-
-@triton.jit
-def _learn(
-    factors, target, offset, here, landed, action, reward, discount, name, weight, inside, base, by_task, place,
-    MODEL: tl.constexpr, TASKS: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    """The errors of a chunk of transitions, LANES of each of TASKS tasks, their semi-gradients added to the sums."""
-    ACTION: tl.constexpr = MODEL.ACTION
-    RANK: tl.constexpr = MODEL.RANK
-    RANK_P: tl.constexpr = MODEL.RANK_P
-    k = tl.arange(0, RANK_P)
-    best, _ = _best(target, offset, _products(target, offset, landed, name, inside, -1, MODEL), MODEL)
-    weights = _products(factors, offset, here, name, inside, -1, MODEL)
-    chosen = _gather(factors, offset, action, inside, ACTION, MODEL)
-    error = tl.where(inside, reward + discount * best - tl.sum(weights * chosen, axis=1), 0.0)
-    amount = -weight * error
-    first_row = 0
-    for mode in tl.static_range(ACTION + 1):
-        cofactor = _products(factors, offset, here, name, inside, mode, MODEL)
-        if mode != ACTION:
-            cofactor = cofactor * chosen
-        values = amount[:, None] * cofactor
-        if MODEL.HAS_TASK and mode == 0:
-            summed = tl.sum(tl.reshape(values, (TASKS, LANES, RANK_P)), axis=1)
-            tl.store(by_task + place[:, None] * RANK + k[None, :], summed, mask=k[None, :] < RANK)
-        else:
-            interpolates = False
-            below, above, share = action, action, amount
-            if mode != ACTION:
-                interpolates = MODEL.KINDS[mode - MODEL.HAS_TASK] != CELLS
-                below = here[mode - MODEL.HAS_TASK]
-                if MODEL.KINDS[mode - MODEL.HAS_TASK] != CELLS:
-                    below, above, share = neighbours(here[mode - MODEL.HAS_TASK], MODEL.SIZES[mode])
-            # One row after the other, in order: exact in any precision, and no two programs share a row.
-            for row in range(MODEL.SIZES[mode]):
-                hit = tl.where((below == row)[:, None], values, 0.0)
-                if interpolates:
-                    hit = tl.where((below == row)[:, None], (1.0 - share)[:, None] * values, 0.0)
-                    hit += tl.where((above == row)[:, None], share[:, None] * values, 0.0)
-                total = base + (first_row + row) * RANK + k
-                added = tl.load(total, mask=k < RANK, other=0.0) + tl.sum(hit, axis=0)
-                tl.store(total, added, mask=k < RANK)
-            first_row = first_row + MODEL.SIZES[mode]
-    return error
-
-
-@triton.jit
-def _offsets(program, MODEL: tl.constexpr):
-    # Where each mode of a program's factors begins.
-    ACTION: tl.constexpr = MODEL.ACTION
-    offset = ()
-    for mode in tl.static_range(ACTION + 1):
-        offset = offset + (program * MODEL.SIZES[mode] * MODEL.RANK,)
-    return offset
-
-
-@triton.jit
-def _remember(record, here, landed, action, reward, discount, inside, MODEL: tl.constexpr):
-    # Write a transition: torchq.lowrank.replay.store.
-    STATES: tl.constexpr = MODEL.ACTION - MODEL.HAS_TASK
-    for d in tl.static_range(STATES):
-        tl.store(record + d, here[d].to(reward.dtype), mask=inside)
-        tl.store(record + STATES + d, landed[d].to(reward.dtype), mask=inside)
-    tl.store(record + 2 * STATES, action.to(reward.dtype), mask=inside)
-    tl.store(record + 2 * STATES + 1, reward, mask=inside)
-    tl.store(record + 2 * STATES + 2, discount, mask=inside)
-
-
-@triton.jit
-def _recalled(record, inside, FIRST: tl.constexpr, MODEL: tl.constexpr):
-    # Places of a stored transition, from a column on.
-    STATES: tl.constexpr = MODEL.ACTION - MODEL.HAS_TASK
-    places = ()
-    for d in tl.static_range(STATES):
-        place = tl.load(record + FIRST + d, mask=inside, other=0.0)
-        if MODEL.KINDS[d] == CELLS:
-            places = places + (place.to(tl.int32),)
-        else:
-            places = places + (place,)
-    return places
+from torchq.engines.gpu.lane_kernels import (
+    add_gradients,
+    best_action,
+    clear,
+    offsets,
+    products,
+    recalled,
+    remember,
+    sum_by_task,
+)
 
 
 @triton.jit(do_not_specialize=["step_index"])
@@ -205,10 +66,10 @@ def play(
     seed = tl.load(seeds + program // num_groups).to(tl.uint64)
     threshold = tl.load(epsilon + step_index)
     lane, task_lane = tl.arange(0, TASKS * ENVS), tl.arange(0, TASKS)
-    offset = _offsets(program, MODEL)
+    offset = offsets(program, MODEL)
     base = shared + (program * num_blocks + block) * SHARED_ROWS * RANK
     if LEARN:
-        _clear(base, factors[0], SHARED_ROWS, MODEL)
+        clear(base, factors[0], SHARED_ROWS, MODEL)
     for chunk in range(block, num_chunks, num_blocks):
         task = (chunk // num_pieces) * TASKS + lane // ENVS
         env = (chunk % num_pieces) * ENVS + lane % ENVS
@@ -220,8 +81,8 @@ def play(
         s, p = load(state, at, inside, FAMILY.FIELDS), load_parameters(parameters, position, FAMILY.PARAMETERS)
         here = places_of(s, like, FAMILY, MODEL)
         drawn = words(seed, now, env, name, EXPLORATION, 0)
-        weights = _products(factors, offset, here, name, inside, -1, MODEL)
-        _, greedy = _best(factors, offset, weights, MODEL)
+        weights = products(factors, offset, here, name, inside, -1, MODEL)
+        _, greedy = best_action(factors, offset, weights, MODEL)
         random = ((drawn[1].to(tl.uint64) * MODEL.ACTIONS) >> 32).to(tl.int32)
         action = tl.where(uniform(drawn[0], like) < threshold, random, greedy)
         u = uniforms(seed, now, env, name, like, TRAINING, FAMILY.STEP_UNIFORMS)
@@ -236,21 +97,21 @@ def play(
         store(state, at, s, inside, FAMILY.FIELDS)
         place = program * num_chunks * TASKS + chunk * TASKS + task_lane
         seen = sums + place * 4
-        tl.store(seen, tl.load(seen) + _by_task(tl.where(inside, reward, 0.0), TASKS, ENVS))
-        tl.store(seen + 1, tl.load(seen + 1) + _by_task((inside & done).to(like.dtype), TASKS, ENVS))
+        tl.store(seen, tl.load(seen) + sum_by_task(tl.where(inside, reward, 0.0), TASKS, ENVS))
+        tl.store(seen + 1, tl.load(seen + 1) + sum_by_task((inside & done).to(like.dtype), TASKS, ENVS))
         discount = tl.where(terminated, 0.0, like + MODEL.GAMMA)
         if STORE:
             slot = (now.to(tl.int64) * num_envs + env) % num_slots
             where = ((program // num_groups) * num_tasks + position) * num_slots + slot
-            _remember(memory + where * WIDTH, here, landed, action, reward, discount, inside, MODEL)
+            remember(memory + where * WIDTH, here, landed, action, reward, discount, inside, MODEL)
         if LEARN:
             weight = tl.load(task_weights + position)
-            error = _learn(
+            error = add_gradients(
                 factors, target, offset, here, landed, action, reward, discount, name, weight, inside, base, by_task,
                 place, MODEL, TASKS, ENVS,
             )  # fmt: skip
-            tl.store(seen + 2, tl.load(seen + 2) + _by_task(tl.abs(error), TASKS, ENVS))
-            tl.store(seen + 3, tl.load(seen + 3) + _by_task(error * error, TASKS, ENVS))
+            tl.store(seen + 2, tl.load(seen + 2) + sum_by_task(tl.abs(error), TASKS, ENVS))
+            tl.store(seen + 3, tl.load(seen + 3) + sum_by_task(error * error, TASKS, ENVS))
         tl.debug_barrier()
 
 
@@ -276,9 +137,9 @@ def learn(
     group, now = program % num_groups, tl.load(first_step) + step_index
     seed = tl.load(seeds + program // num_groups).to(tl.uint64)
     lane, task_lane = tl.arange(0, TASKS * LANES), tl.arange(0, TASKS)
-    offset = _offsets(program, MODEL)
+    offset = offsets(program, MODEL)
     base = shared + (program * num_blocks + block) * SHARED_ROWS * RANK
-    _clear(base, factors[0], SHARED_ROWS, MODEL)
+    clear(base, factors[0], SHARED_ROWS, MODEL)
     count = (now.to(tl.int64) + 1) * num_envs
     recent = tl.ceil(count.to(tl.float64) * RECENT).to(tl.int64)
     available = tl.minimum(tl.minimum(count, capacity), tl.maximum(recent, 1000))
@@ -297,16 +158,16 @@ def learn(
         reward = tl.load(record + 2 * STATES + 1, mask=inside, other=0.0)
         discount = tl.load(record + 2 * STATES + 2, mask=inside, other=0.0)
         place = program * num_chunks * TASKS + chunk * TASKS + task_lane
-        error = _learn(
-            factors, target, offset, _recalled(record, inside, 0, MODEL), _recalled(record, inside, STATES, MODEL),
+        error = add_gradients(
+            factors, target, offset, recalled(record, inside, 0, MODEL), recalled(record, inside, STATES, MODEL),
             action, reward, discount, name, tl.load(task_weights + position), inside, base, by_task, place, MODEL,
             TASKS, LANES,
         )  # fmt: skip
         if UPDATE == 0:
             own = tl.where(item < num_envs, error, 0.0)
             seen = sums + place * 2
-            tl.store(seen, tl.load(seen) + _by_task(tl.abs(own), TASKS, LANES))
-            tl.store(seen + 1, tl.load(seen + 1) + _by_task(own * own, TASKS, LANES))
+            tl.store(seen, tl.load(seen) + sum_by_task(tl.abs(own), TASKS, LANES))
+            tl.store(seen + 1, tl.load(seen + 1) + sum_by_task(own * own, TASKS, LANES))
         tl.debug_barrier()
 
 
@@ -377,8 +238,8 @@ def greedy(
     returns, alive = like, env >= 0
     for step in range(num_steps):
         rows = places_of(s, like, FAMILY, MODEL)
-        weights = _products(factors, offset, rows, task, inside, -1, MODEL)
-        _, action = _best(factors, offset, weights, MODEL)
+        weights = products(factors, offset, rows, task, inside, -1, MODEL)
+        _, action = best_action(factors, offset, weights, MODEL)
         u = uniforms(seed, begun + step, env, task, like, TESTING, FAMILY.STEP_UNIFORMS)
         s, reward, terminated, truncated = FAMILY.STEP(p, s, action.to(tl.int64), u, like)
         returns += tl.where(alive, reward, 0.0)

@@ -81,8 +81,9 @@ def _model(rollout: Rollout, learner: LowRankQ) -> ModelConstants:
     together = tuple(min(_ROWS, power_of_two(size)) for size in sizes)
     return ModelConstants(
         tuple(mode.low for mode in grid.modes), tuple(mode.high for mode in grid.modes), tuple(grid.sizes),
-        tuple(KINDS.index(mode.kind) if mode.interpolates else 0 for mode in grid.modes), grid.joint, tuple(sizes), together,
-        int(learner.has_task_mode), len(sizes) - 1, actions, power_of_two(actions), learner.rank,
+        tuple(KINDS.index(mode.kind) if mode.interpolates else 0 for mode in grid.modes), grid.joint,
+        tuple(sizes), together, int(learner.has_task_mode), len(sizes) - 1, actions, power_of_two(actions),
+        learner.rank,
         power_of_two(learner.rank), learner.num_sweeps, rollout.gamma, learner.optimizer == "adam",
         learner.target_rate or 0.0,
     )  # fmt: skip
