@@ -8,7 +8,7 @@ import sys
 import families
 import pytest
 import torch
-from problems import ROOT, experiment, play
+from problems import PLAIN, ROOT, experiment, play
 
 import envs
 from torchq.engines.codegen.trace import TranslationError, trace_family
@@ -20,8 +20,8 @@ from torchq.tree import flatten
 
 FAMILIES = ["pendulum", "wireless", "gridworld", "mountain-car", "wide"]
 PROTOCOLS = {
-    "batched": {"algo": "stlrq", "num_envs": 5},
-    "online": {"algo": "lrq", "num_envs": 1, "update": "block"},
+    "batched": {"algo": "stlrq", "num_envs": 5, "replay_ratio": 0},
+    "online": {**PLAIN, "algo": "lrq", "num_envs": 1, "update": "block"},
 }
 
 
@@ -29,7 +29,7 @@ def run(env, dtype, protocol, **options):
     """A family with more tasks, seeds and environments than one vector holds, and not a multiple of them."""
     return experiment(
         env=env, dtype=dtype, num_seeds=2, rank=3, epsilon_end=1.0, library=families.library(),
-        **{"replay_ratio": 0, **protocol, **options},
+        **{**protocol, **options},
     )  # fmt: skip
 
 
@@ -75,12 +75,15 @@ def in_torch(rollout, env_state, _, action, uniforms, autoreset, *__):
 def test_modes_above_six_learn_too(update):
     """Task, five dimensions and action: blocks of modes beyond the sixth were once left out of the update."""
     options = {"update": update, "num_envs": 3}
-    states = [play(run("wide", "float64", {"algo": "stlrq"}, **options, engine=name), 2) for name in ("eager", "fused")]
+    states = [
+        play(run("wide", "float64", {"algo": "stlrq", "features": "linear"}, **options, engine=name), 2)
+        for name in ("eager", "fused")
+    ]
     moved = [
         (after - before).abs().max()
         for after, before in zip(
             states[1].learner.factors,
-            run("wide", "float64", {"algo": "stlrq"}).initial_state.learner.factors,
+            run("wide", "float64", {"algo": "stlrq", "features": "linear"}).initial_state.learner.factors,
             strict=True,
         )
     ]

@@ -78,7 +78,8 @@ def needed(config: Config, rollout: Rollout, engine: str) -> Need:
         moments = 0 if learner.optimizer == "sgd" else 2
         target = 0 if learner.target_rate is None else 1
         entries = learner.groups * sum(learner.sizes) * learner.rank * (1 + moments + target)
-        row = learner.rank * (rollout.env.num_actions + 4 * len(learner.sizes))
+        interpolated = sum(mode.interpolates for mode in rollout.grid.modes)
+        row = learner.rank * (rollout.env.num_actions + 4 * len(learner.sizes) + 8 * interpolated)
     else:
         entries = num_tasks * math.prod(rollout.grid.mode_sizes) * rollout.env.num_actions
         row = rollout.env.num_actions
