@@ -2,8 +2,9 @@
 
     python benchmarks/throughput.py [--engines eager,compile,graph,fused] [--batches 8,12,16,20] [--tasks] [--out NAME]
 
-Batched protocol, stlrq, float32, one run of four tasks, 2^b environments in all; then task counts at 2^20 environments;
-then the paper's protocol, 100 runs in float64, evaluation not counted. Prints Markdown and writes it, with JSON beside
+Batched protocol on cells, without replay, stlrq, float32, one run of four tasks, 2^b environments in all; then task
+counts at 2^20 environments; then updates from replay beside updates without, as transitions that are learnt from; then
+the paper's protocol, 100 runs in float64, evaluation not counted. Prints Markdown and writes it, with JSON beside
 it, to benchmarks/results/throughput-DEVICE.{md,json}.
 """
 
@@ -44,9 +45,15 @@ SECONDS_PER_REPEAT = 0.05
 SECONDS_PER_CELL = 40.0
 
 
+PLAIN = {"features": "cells", "replay_ratio": 0, "target_rate": None, "optimizer": "adamax"}
+"""The batched protocol with one update from each step's own transitions."""
+REPLAY_SHAPES = ((8, 1, 2, 16), (1, 64, 1, 64), (1, 1024, 1, 1024), (1, 16384, 1, 16384))
+"""Seeds, environments of each task, updates a step and stored transitions of each task; the first is the default's."""
+
 SECTIONS = {
     "batched": "Batched protocol",
     "task_counts": "Task counts at 2^20 environments",
+    "replay": "Updates from replay, and without (rank of the default protocol)",
     "paper": "The paper's protocol, 100 runs, float64, evaluation not counted",
     "deterministic": "With --deterministic",
 }
@@ -70,6 +77,7 @@ class Cell(NamedTuple):
 def make(env: str, rank: int, batch: int, tasks: int, device: str) -> Experiment:
     """One run with this many environments in all."""
     flags = {"num_seeds": 1, "num_tasks": tasks, "num_envs": max(1, batch // tasks), "rank": rank, "engine": "eager"}
+    flags |= PLAIN
     return prepare(resolve("stlrq", env, "default", {**flags, "device": device}), families.make(env))
 
 
@@ -171,6 +179,23 @@ def measure_online(env: str, algo: str, name: str, device: str) -> Cell:
     return Cell(env, name, f"paper, {algo}", experiment.config.rank, batch, len(experiment.task_list), *found)
 
 
+def measure_replay(env: str, name: str, shape: tuple[int, int, int, int], device: str) -> list[Cell]:
+    """Transitions learnt from per second: each once, as it comes; then with stored ones beside it."""
+    seeds, envs, ratio, again = shape
+    cells = []
+    for ratio_now in (0, ratio):
+        given = {"num_seeds": seeds, "num_envs": envs, "replay_ratio": ratio_now, "engine": name, "device": device}
+        given |= {"replay_batch": again} if ratio_now else {}
+        experiment = prepare(resolve("stlrq", env, "default", given), families.make(env))
+        play, learnt = stepper(experiment, name, STAGES[2]), envs + again if ratio_now else envs
+        per_step = seeds * len(experiment.task_list) * learnt * max(1, ratio_now)
+        steps = max(100, 4_000_000 // per_step // 100 * 100)
+        found = spread(lambda play=play, steps=steps: play(steps), per_step * steps)  # type: ignore[misc]
+        kind = f"{ratio_now} updates a step, {learnt} a task" if ratio_now else "without"
+        cells.append(Cell(env, name, kind, experiment.config.rank, seeds * envs * 4, 4, *found))
+    return cells
+
+
 class Limits(NamedTuple):
     """What the machine can do, measured in this run."""
 
@@ -254,6 +279,10 @@ def measure_all(engines: list[str], exponents: list[int], task_counts: list[int]
                         add("batched", measure(env, name, stage, rank, 1 << exponent, 4, device))
     for count in task_counts:
         add("task_counts", measure("pendulum", engines[-1], update, 8, largest, count, device))
+    for env in ("pendulum", "wireless"):
+        for shape in REPLAY_SHAPES:
+            for cell in measure_replay(env, engines[-1], shape, device):
+                add("replay", cell)
     for env, algo in (("pendulum", "stlrq"), ("pendulum", "lrq"), ("wireless", "stlrq"), ("wireless", "lrq")):
         for name in engines:
             add("paper", measure_online(env, algo, name, device))
@@ -267,7 +296,7 @@ def measure_all(engines: list[str], exponents: list[int], task_counts: list[int]
 def report(found: dict[str, list[Cell]], bounds: Limits, slow: float, machine: str) -> str:
     """The measurements as Markdown."""
     learning = [cell for cell in found["batched"] if (cell.env, cell.stage) == ("pendulum", STAGES[2])]
-    best = {rank: max(cell.median for cell in learning if cell.rank == rank) for rank in RANKS}
+    best = {rank: max((cell.median for cell in learning if cell.rank == rank), default=0.0) for rank in RANKS}
     ratios = ", ".join(f"rank {rank}: {rate / slow:,.0f} times" for rank, rate in best.items())
     lines = [
         "# Throughput", "", machine, "",
@@ -277,7 +306,7 @@ def report(found: dict[str, list[Cell]], bounds: Limits, slow: float, machine: s
     ]  # fmt: skip
     for name, title in SECTIONS.items():
         if found[name]:
-            lines += ["", f"## {title}", "", *table(found[name], None if name == "paper" else bounds)]
+            lines += ["", f"## {title}", "", *table(found[name], None if name in ("paper", "replay") else bounds)]
     return "\n".join(lines) + "\n"
 
 
