@@ -62,3 +62,29 @@ def accumulate_rows(values, index, size):
     for value, i in zip(values, index, strict=True):
         total[i] += value
     return total
+
+
+def hat_rows(factors, places):
+    """Rows of the factors at places along them; fractional ones are weighted means of two rows."""
+    rows = []
+    for factor, place in zip(factors, places, strict=True):
+        low = int(np.floor(place))
+        high, w = (low + 1) % len(factor), place - low
+        rows.append((1 - w) * factor[low] + w * factor[high])
+    return rows
+
+
+def hat_update(factors, target, optimizer, batch, gamma, num_actions):
+    """One joint step from a batch of (places with the action last, next places without, reward)."""
+    gradients = [np.zeros_like(factor) for factor in factors]
+    for places, following, reward in batch:
+        values = [np.prod(hat_rows(target, (*following, a)), axis=0).sum() for a in range(num_actions)]
+        rows = hat_rows(factors, places)
+        error = reward + gamma * max(values) - np.prod(rows, axis=0).sum()
+        for mode, (factor, place) in enumerate(zip(factors, places, strict=True)):
+            others = np.prod([row for d, row in enumerate(rows) if d != mode], axis=0)
+            low = int(np.floor(place))
+            gradients[mode][low] -= error * (1 - (place - low)) * others
+            gradients[mode][(low + 1) % len(factor)] -= error * (place - low) * others
+    for mode, gradient in enumerate(gradients):
+        optimizer.step(factors, mode, gradient)

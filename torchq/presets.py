@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torchq.config import PRESETS, QUADRATIC_ALGOS, Config, scope, validated
+from torchq.config import PRESETS, QUADRATIC_ALGOS, TENSOR_ALGOS, Config, scope, validated
 from torchq.errors import UsageError
 
+# Of every family that has no line of its own below, too.
 _REPLAY: dict[str, Any] = {
     "features": "linear", "num_envs": 1, "replay_ratio": 2, "replay_batch": 16, "replay_capacity": 50_000,
     "replay_recent": 0.5, "target_rate": 0.005, "optimizer": "adam", "learning_rate": 0.01,
-    "learning_rate_half_life": 10_000.0,
+    "learning_rate_half_life": 10_000.0, "epsilon_end": 0.01, "epsilon_decay": 0.998,
 }  # fmt: skip
 _PLAIN: dict[str, Any] = {
     "features": "cells", "replay_ratio": 0, "target_rate": None, "optimizer": "adamax", "init_scale": 0.1,
@@ -20,12 +21,11 @@ _TABULAR: dict[str, Any] = {**_PLAIN, "num_envs": 4, "learning_rate_half_life": 
 
 _BY_ENV: dict[str, dict[str, Any]] = {
     "pendulum": {
-        "gamma": 0.99, "rank": 30, "episodes": 1000, "epsilon_end": 0.01, "epsilon_decay": 0.9992, "eval_every": 10,
-        **_REPLAY,
+        **_REPLAY, "gamma": 0.99, "rank": 30, "episodes": 1000, "eval_every": 10,
     },
     "wireless": {
-        "gamma": 0.97, "rank": 16, "episodes": 500, "epsilon_end": 0.001, "epsilon_decay": 0.998, "eval_every": 5,
-        "init_scale": 0.2, **_REPLAY,
+        **_REPLAY, "gamma": 0.97, "rank": 16, "episodes": 500, "epsilon_end": 0.001, "eval_every": 5,
+        "init_scale": 0.2,
     },
     "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3, "eval_episodes": 8},
 }  # fmt: skip
@@ -71,7 +71,7 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
         UsageError: if a value is not as expected, the preset does not cover the environment, or flags contradict each
             other.
     """
-    values = _BY_ENV.get(env, {})
+    values = _BY_ENV.get(env, _REPLAY if algo in TENSOR_ALGOS else {})
     if algo == "tabular":
         values = {**values, **_TABULAR}
     if preset == "paper":

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from oracles import Adamax, block_update, joint_update
+from oracles import Adamax, block_update, hat_update, joint_update
 
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.tabular_q import TabularQ
@@ -106,9 +106,60 @@ def test_batched_update_equals_sum_over_its_transitions(sharing, envs, generator
                 np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
 
 
+def test_interpolated_updates_with_a_target_tensor_equal_the_oracle(generator):
+    """Places between rows, in one mode after the last; a target tensor that follows by a tenth."""
+    learner, state = make("stlrq", (5, 4), target_rate=0.1)
+    assert all(torch.equal(mean, factor) for mean, factor in zip(state.target, state.factors, strict=True))
+    chains = []
+    for seed in range(2):
+        factors = oracle_factors(learner, state, seed, 0)
+        chains.append((factors, [factor.copy() for factor in factors], Adamax(factors, 0.02)))
+    for _ in range(6):
+        whole = random_transition(learner, generator, 3, 4)
+
+        def places(shape=whole.reward.shape):
+            between = 5 * torch.rand(shape, generator=generator, dtype=torch.float64)
+            return between, torch.randint(4, shape, generator=generator)
+
+        transition = whole._replace(state_index=places(), next_state_index=places())
+        state, _ = learner.update(state, transition, torch.tensor(0.02, dtype=torch.float64))
+        for seed, (factors, target, optimizer) in enumerate(chains):
+            batch = [
+                (
+                    (task, *(p[seed, task, env].item() for p in transition.state_index),
+                     transition.action[seed, task, env].item()),
+                    (task, *(p[seed, task, env].item() for p in transition.next_state_index)),
+                    transition.reward[seed, task, env].item(),
+                )
+                for task in range(3) for env in range(4)
+            ]  # fmt: skip
+            hat_update(factors, target, optimizer, batch, GAMMA, 3)
+            for mean, factor in zip(target, factors, strict=True):
+                mean += 0.1 * (factor - mean)
+            for ours, theirs in zip(oracle_factors(learner, state, seed, 0), factors, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
+            kept = oracle_factors(learner, learner.policy(state), seed, 0)
+            for ours, theirs in zip(kept, target, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
+
+
+def test_the_lookup_of_one_task_is_its_column_between_rows_too(generator):
+    for sharing in ("stlrq", "lrq", "clrq"):
+        learner, state = make(sharing, (5, 4))
+        places = (
+            5 * torch.rand(6, generator=generator, dtype=torch.float64),
+            torch.randint(4, (6,), generator=generator),
+        )
+        found = learner.lookup(state, places, torch.tensor([0, 1, 2, 0, 1, 2]))
+        whole = learner.action_values(state, tuple(place.expand(2, 3, 6) for place in places))
+        for env in range(6):
+            torch.testing.assert_close(found[:, env], whole[:, env % 3, env])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"target_rate": 0.0}, "target_rate: expected a number above 0 and at most 1, got 0.0"),
         ({"sharing": "dqn"}, "sharing: expected stlrq, lrq or clrq, got 'dqn'"),
         ({"rank": 0}, "rank, num_tasks: expected at least 1, got 0 and 3"),
         ({"state_sizes": ()}, "state_sizes, action_sizes: expected sizes of at least 1"),

@@ -1,7 +1,11 @@
+import math
+
+import jaxtyping
 import pytest
 import torch
 
-from torchq.lowrank.modes import Grid
+from torchq.lowrank import cp
+from torchq.lowrank.modes import Grid, Mode
 
 
 def test_index_rounds_half_to_even():
@@ -47,3 +51,57 @@ def test_joint_index_counts_the_last_dimension_fastest():
 def test_impossible_grids_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Grid.cells(*arguments)
+
+
+def test_points_are_places_of_their_own_on_every_kind_of_mode():
+    for kind in ("cells", "linear", "periodic", "quadratic"):
+        mode = Mode(-3.0, 5.0, 9, kind)
+        torch.testing.assert_close(mode.place(mode.points()), torch.arange(9.0).to(mode.place(mode.points())))
+
+
+def test_places_between_points_are_fractions():
+    assert Mode(0.0, 10.0, 6, "linear").place(torch.tensor([3.0, -1.0, 99.0])).tolist() == [1.5, 0.0, 5.0]
+    around = Mode(-1.0, 1.0, 4, "periodic").place(torch.tensor([-1.0, 0.75, 1.0, 1.25, -1.25]))
+    assert around.tolist() == [0.0, 3.5, 0.0, 0.5, 3.5]
+    root = Mode(0.0, 100.0, 11, "quadratic")
+    torch.testing.assert_close(root.points(), torch.arange(11.0, dtype=torch.float64).square())
+    assert root.place(torch.tensor([2.25])).item() == pytest.approx(1.5)
+    assert Mode(2.0, 2.0, 1, "linear").place(torch.tensor([7.0])).dtype == torch.int64
+
+
+def test_hat_functions_sum_to_one_and_reproduce_what_is_linear():
+    mode = Mode(-2.0, 6.0, 5, "linear")
+    x = torch.linspace(-2.0, 6.0, 33, dtype=torch.float64)
+    below, above, weight = cp.neighbours(mode.place(x), 5)
+    hats = torch.zeros(33, 5, dtype=torch.float64)
+    hats.scatter_add_(1, below[:, None], 1 - weight[:, None]).scatter_add_(1, above[:, None], weight[:, None])
+    torch.testing.assert_close(hats.sum(-1), torch.ones(33, dtype=torch.float64))
+    torch.testing.assert_close(hats @ (3.0 * mode.points() - 1.0), 3.0 * x - 1.0)
+
+
+def test_a_periodic_factor_is_continuous_where_it_closes():
+    mode, factor = Mode(-math.pi, math.pi, 7, "periodic"), torch.randn(7, 3, dtype=torch.float64)
+    ends = torch.tensor([math.pi - 1e-9, math.pi, -math.pi + 1e-9], dtype=torch.float64)
+    rows = cp.interpolate(factor.__getitem__, mode.place(ends), 7)
+    torch.testing.assert_close(rows, factor[:1].expand(3, 3), atol=1e-6, rtol=0)
+
+
+def test_nan_between_points_touches_valid_rows_only():
+    for kind in ("linear", "periodic", "quadratic"):
+        below, above, _ = cp.neighbours(Mode(0.0, 1.0, 7, kind).place(torch.tensor([float("nan")])), 7)
+        assert 0 <= below.item() < 7
+        assert 0 <= above.item() < 7
+
+
+def test_one_joint_factor_cannot_interpolate():
+    with pytest.raises(ValueError, match="joint: expected modes of cells"):
+        Grid((Mode(0.0, 1.0, 3, "linear"),), joint=True)
+
+
+def test_a_kind_that_there_is_not_is_named():
+    jaxtyping.config.update("jaxtyping_disable", True)  # It would be the first to see it.
+    try:
+        with pytest.raises(ValueError, match="kind: expected one of cells, linear, periodic, quadratic, got 'cubic'"):
+            Mode(0.0, 1.0, 3, "cubic")
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

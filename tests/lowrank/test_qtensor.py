@@ -57,6 +57,23 @@ def test_tensorly_works_on_it_and_gives_it_back(generator):
     assert (again.dense() - q.dense()).norm() / q.norm() < 1e-4
 
 
+def test_places_between_rows_give_weighted_means_and_gradients_into_both(generator):
+    q = QTensor((4, 5), 3, 2, rank=3, generator=generator, dtype=torch.float64)
+    whole, task = torch.tensor([3, 0, 2]), torch.tensor([1, 0, 1])
+    place = torch.tensor([0.25, 3.5, 4.0], dtype=torch.float64)  # 4.0 is the last row.
+    below, above = (q.action_values((whole, rows), task) for rows in (torch.tensor([0, 3, 4]), torch.tensor([1, 4, 0])))
+    w = (place - place.floor()).unsqueeze(-1)
+    torch.testing.assert_close(q.action_values((whole, place), task), (1 - w) * below + w * above)
+
+    def function(place, *factors):
+        return torch.func.functional_call(
+            q, {f"factors.{i}": factor for i, factor in enumerate(factors)}, ((whole, place), whole - whole, task)
+        )
+
+    inside = torch.tensor([0.25, 3.5, 1.75], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(function, (inside, *q.factors))
+
+
 def test_any_optimiser_trains_it_in_a_plain_loop(generator):
     target = QTensor((5, 4), 3, 2, rank=2, generator=generator).dense().detach()
     q = QTensor((5, 4), 3, 2, rank=4, generator=generator)

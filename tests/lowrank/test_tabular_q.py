@@ -25,3 +25,23 @@ def test_update_equals_a_plain_loop_over_the_batch(generator):
         state, Transition(index, action, reward, discount, following), torch.tensor(0.1, dtype=torch.float64)
     )
     np.testing.assert_allclose(new.table.reshape(expected.shape), expected, atol=1e-12)
+
+
+def test_places_between_points_are_interpolated_in_all_dimensions(generator):
+    """Values and updates of the four cells around a place, by the product of their weights."""
+    learner = TabularQ((3, 4), 2, 1)
+    state = learner.init(torch.arange(1), device="cpu", dtype=torch.float64)
+    state = state._replace(table=torch.randn(1, 1, 24, generator=generator, dtype=torch.float64))
+    place = tuple(torch.tensor([[[x]]], dtype=torch.float64) for x in (0.25, 2.5))
+    corners = {(0, 2): 0.375, (0, 3): 0.375, (1, 2): 0.125, (1, 3): 0.125}
+    table = state.table.view(3, 4, 2)
+    expected = sum(weight * table[cell] for cell, weight in corners.items())
+    np.testing.assert_allclose(learner.action_values(state, place)[0, 0, 0], expected)
+    flat, task = tuple(one.flatten() for one in place), torch.zeros(1, dtype=torch.int64)
+    np.testing.assert_allclose(learner.lookup(state, flat, task)[0, 0], expected)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    new, error = learner.update(state, Transition(place, one.long(), one, 0 * one, place), 0.1 * one.squeeze())
+    moved = (new.table - state.table).view(3, 4, 2)
+    for cell, weight in corners.items():
+        np.testing.assert_allclose(moved[cell][1], 0.1 * weight * error.item())
+    assert (moved != 0).sum() == 4
