@@ -5,21 +5,18 @@
     python benchmarks/contextual_dqn.py --dry-run    # the same at sizes that take seconds, and writes nothing
 
 One network sees the observation and the parameters of the task, and steps all tasks together, one environment each.
-Greedy returns at some samples per task, and seconds of processor time, user and system, of all threads: of the DQN
-those of training alone, on one thread; of stlrq those of a whole process that trains all seeds and tests once, divided
-by the seeds, once compiled. stlrq stops at the last whole episode before a mark. Prints Markdown, and writes it to
+Greedy returns at some samples per task, and seconds of processor time of training, user and system, of all threads:
+of the DQN without building its model and without tests, on one thread; of stlrq without importing and compiling, but
+with its one test at the mark. stlrq stops at the last whole episode before a mark, trains `--own-seeds` runs side by
+side, and its seconds are those of all of them divided by their number. Prints Markdown, and writes it to
 benchmarks/results/contextual_dqn.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import resource
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,12 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import torchq
 from torchq import families
 from torchq.presets import resolve
+from torchq.runs.experiment import prepare
 from torchq.versions import git_commit, versions
 
-CHILD = "import json, sys, torchq; torchq.train(**json.loads(sys.argv[1]))"
 EXPLORATION = 5_000
 """Samples per task over which the DQN's exploration rate falls to its floor."""
 COMMON = {
@@ -185,34 +181,34 @@ def dqn(env: str, marks: list[int], seed: int, episodes: int) -> list[tuple[list
     return rows
 
 
-def ours(env: str, mark: int, seeds: int, first: int, episodes: int, calls: int) -> tuple[np.ndarray, float, int]:
-    """Returns by seed and task, processor seconds per seed of the last of some calls, and samples per task."""
-    samples = resolve("stlrq", env, "default", {}).num_envs * families.make(env).episode_length
-    rounds = max(1, mark // samples)
-    given = {"algo": "stlrq", "env": env, "num_seeds": seeds, "seed": first, "device": "cpu", "optimal": False}
-    given |= {"episodes": rounds, "eval_every": rounds, "eval_episodes": episodes, "progress": False}
-    for _ in range(calls):
-        with tempfile.TemporaryDirectory() as folder:
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            child = [sys.executable, "-c", CHILD, json.dumps({**given, "out": f"{folder}/run"})]
-            subprocess.run(child, cwd=Path(torchq.__file__).parents[1], check=True)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            metrics = torchq.load(f"{folder}/run").metrics
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return metrics.returns[-1], seconds / seeds, int(metrics.samples[-1])
+def ours(env: str, mark: int, seeds: int, first: int, episodes: int) -> tuple[np.ndarray, float, int]:
+    """Returns by seed and task, processor seconds per seed, and samples per task."""
+    family = families.make(env)
+    a_round = resolve("stlrq", env, "default", {}).num_envs * family.episode_length
+    rounds = max(1, mark // a_round)
+    given = {"num_seeds": seeds, "seed": first, "device": "cpu", "engine": "fused", "optimal": False}
+    given |= {"episodes": rounds, "eval_every": rounds, "eval_episodes": episodes}
+    run = prepare(resolve("stlrq", env, "default", given), family)
+    state, played, begun = run.initial_state, 0, time.process_time()
+    while played < rounds:
+        count = min(run.longest_block, rounds - played)
+        state, evaluations = run.play_block(state, played, count)
+        played += count
+    seconds = time.process_time() - begun
+    return evaluations[-1].returns.numpy(), seconds / seeds, rounds * a_round
 
 
-def table(env: str, marks: list[int], seeds: int, first: int, episodes: int, calls: int) -> list[str]:
+def table(env: str, marks: list[int], seeds: int, own: int, first: int, episodes: int) -> list[str]:
     """Rows of one family."""
     found = [dqn(env, marks, seed, episodes) for seed in range(first, first + seeds)]
     rows = []
     for index, mark in enumerate(marks):
         theirs = np.median([run[index][0] for run in found], 0)
         seconds = float(np.median([run[index][1] for run in found]))
-        returns, own, samples = ours(env, mark, seeds, first, episodes, calls)
+        returns, taken, samples = ours(env, mark, own, first, episodes)
         cells = [" / ".join(f"{value:.0f}" for value in kind) for kind in (theirs, np.median(returns, 0))]
         at = "" if samples == mark else f" (at {samples:,})"
-        times = f"{seconds:.1f} | {own:.2f} | {seconds / own:.1f}"
+        times = f"{seconds:.1f} | {taken:.3f} | {seconds / taken:.0f}"
         rows.append(f"| {env} | {mark:,} | {cells[0]} | {cells[1]}{at} | {times} |")
     return rows
 
@@ -222,7 +218,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", default="pendulum,wireless")
     parser.add_argument("--marks", default="5000,10000,25000", help="samples per task")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each method")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of the DQN")
+    parser.add_argument("--own-seeds", type=int, default=20, help="runs of stlrq, side by side")
     parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("--episodes", type=int, default=32, help="test episodes per task, run and mark")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/contextual_dqn.md")
@@ -234,14 +231,15 @@ def main() -> None:
         sys.exit(f"contextual_dqn.py needs Stable-Baselines3 ({error}): pip install stable-baselines3")
     torch.set_num_threads(1)
     marks = sorted(set(map(int, chosen.marks.split(","))))
-    plan = (marks, chosen.seeds, chosen.first_seed, chosen.episodes, 2)
+    plan = (marks, chosen.seeds, chosen.own_seeds, chosen.first_seed, chosen.episodes)
     if chosen.dry_run:
-        plan = ([400, 800], 1, chosen.first_seed, 2, 1)
+        plan = ([400, 800], 1, 2, chosen.first_seed, 2)
     names = chosen.envs.split(",")
     heads = "| env | samples per task | DQN, median of tasks 0/1/2/3 | stlrq | DQN, s | stlrq, s | ratio |"
     rows = [heads, "|---" * 7 + "|", *(row for env in names for row in table(env, *plan))]
     where = f"{platform.machine()}; {versions()}; stable-baselines3 {stable_baselines3.__version__}"
-    how = f"{plan[1]} runs of each from seed {plan[2]}, {plan[3]} greedy test episodes; processor seconds per run"
+    how = f"{plan[1]} runs of the DQN and {plan[2]} of stlrq, from seed {plan[3]} on, medians; {plan[4]} greedy test"
+    how += " episodes a task and run; processor seconds per run"
     settings = "".join(f"; {env}: {SETTINGS[env].settings}" for env in names)
     settings = f"DQN: {COMMON}, exploring over {EXPLORATION:,} samples per task{settings}"
     heading = ["# A DQN that is told the task", "", f"{where}; commit {git_commit()}", "", how, "", settings, ""]

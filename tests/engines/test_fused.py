@@ -37,6 +37,7 @@ CASES = {
     "a small memory, many updates": {
         "env": "wireless", "num_envs": 3, "replay_ratio": 5, "replay_capacity": 70, "replay_recent": 0.1,
     },
+    "the recent of thousands": {"num_envs": 21, "replay_batch": 4, "replay_recent": 0.61, "num_tasks": 2},
     "own tensors with replay, in blocks": {"algo": "lrq", "update": "block"},
     "one tensor for all, adamax, without target": {"algo": "clrq", "optimizer": "adamax", "target_rate": None},
     "one run with replay in parts": {"num_seeds": 1, "num_tasks": 2, "num_envs": 40, "replay_batch": 400},
