@@ -19,16 +19,17 @@ import torch
 import torchq
 from torchq import families
 from torchq.engines import torch_settings
+from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.presets import resolve
 from torchq.runs.experiment import Experiment, prepare
 from torchq.runs.study_results import by_samples, read_rows
 from torchq.runs.warm_starts import start_low_rank
 from torchq.versions import git_commit, versions
 
-SEEDS, EPISODES, EVERY = 8, 200, 5
-SAMPLES_PER_EPISODE = 400
+SEEDS, EPISODES, EVERY = 8, 200, 2
+SAMPLES_PER_EPISODE = 100
 CONSTANTS = (-10.0, -20.0, -50.0, -100.0, -200.0)
-THRESHOLDS = (-130.0, -115.0)
+THRESHOLDS = (-130.0, -100.0)
 WINDOW = 3
 SIZES = (5, 8, 10, 15, 20, 50)
 
@@ -53,7 +54,9 @@ def constant(experiment: Experiment, value: float) -> Experiment:
     for factor in factors:
         factor[..., 0] = abs(value) ** (1.0 / len(factors))
     factors[0][..., 0] *= np.sign(value)
-    state = experiment.initial_state._replace(learner=learner._replace(factors=tuple(factors)))
+    start = experiment.rollout.learner
+    assert isinstance(start, LowRankQ)
+    state = experiment.initial_state._replace(learner=start.start(learner, tuple(factors)))
     return replace(experiment, initial_state=state)
 
 
@@ -61,7 +64,8 @@ def constant(experiment: Experiment, value: float) -> Experiment:
 def curve(experiment: Experiment) -> np.ndarray:
     """Median over seeds of the greedy return per task, at 0 samples and every few episodes, (evaluations, tasks)."""
     state = experiment.initial_state
-    medians = [experiment.evaluate(state.learner, 0).median(0).values.tolist()]
+    policy = experiment.rollout.learner.policy(state.learner)
+    medians = [experiment.evaluate(policy, 0).median(0).values.tolist()]
     for episode in range(EPISODES):
         state, policy = experiment.play(state, episode)
         if (episode + 1) % EVERY == 0:
