@@ -67,8 +67,8 @@ def test_replay_takes_what_memory_allows_and_the_run_says_so(monkeypatch):
     assert whole.config.replay_capacity == 1000
     assert whole.initial_state.replay.shape == (2, 4, 1250, 7)
     assert whole.about_replay == (
-        "replay: 1 updates a step, each from its own transition of each task and 16 stored ones, drawn from the last "
-        "1,000 transitions of each task (0.3 MiB)"
+        "replay: 1 update a step, from 1 new and 16 stored transitions of each task, drawn from the latest 50% of each "
+        "task's, at most 1,000 (0.3 MiB)"
     )
     monkeypatch.setattr(memory, "available", lambda device: 2 * 500 * 8 * 35)
     monkeypatch.setattr(memory, "too_large", lambda *given: {})

@@ -91,7 +91,7 @@ def test_a_run_with_replay_that_is_killed_resumes_exactly(tmp_path):
     quiet, killed = tmp_path / "quiet", tmp_path / "killed"
     assert finish(start_process(*arguments, "--out", quiet)) == 0
     moments, deaths = random.Random(2), 0
-    for _ in range(4):
+    for _ in range(3):
         process = start_process(*arguments, "--out", killed, *(["--resume"] if killed.exists() else []))
         deadline = time.monotonic() + 60
         while not (killed / "checkpoint" / "checkpoint.json").exists() and time.monotonic() < deadline:

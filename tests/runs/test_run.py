@@ -26,7 +26,7 @@ ALGOS = ("stlrq", "lrq", "clrq", "tabular")
 def runs(tmp_path_factory):
     """One run of each method on a grid."""
     folder = tmp_path_factory.mktemp("runs")
-    given = SMALL | {"env": "wireless", "episodes": 1}
+    given = SMALL | {"env": "wireless", "episodes": 1, "replay_ratio": 1, "replay_batch": 2}
     return {algo: torchq.train(algo=algo, out=folder / algo, **given) for algo in ALGOS}
 
 
@@ -182,7 +182,7 @@ def test_lookup_equals_the_action_values_of_training(runs, algo, generator):
 
 def test_the_policy_plays_as_evaluations_do(tmp_path):
     """Episodes played from outside return what new test episodes do, on average, and more than random actions."""
-    given = SMALL | {"env": "wireless", "episodes": 20, "num_seeds": 1}
+    given = SMALL | {"env": "wireless", "episodes": 20, "num_seeds": 1, "engine": "fused"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchq.families, "make", lambda name: library(episode_length=60)[name]())
         run = torchq.train(algo="stlrq", out=tmp_path / "run", **given)

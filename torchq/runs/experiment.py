@@ -196,11 +196,11 @@ def _with_capacity(config: Config, env: Environment, num_modes: int, free: int |
     if config.replay_ratio == 0:
         return config, None
     capacity = memory.affordable_capacity(config, num_modes, free)
-    kept = f"the last {capacity:,} transitions of each task"
+    kept = f"the latest {config.replay_recent:.0%} of each task's, at most {capacity:,}"
     if capacity < config.replay_capacity:
         kept += f", not {config.replay_capacity:,}: that is what memory allows"
     config = config.replace(replay_capacity=capacity)
     size = memory.shown(memory.replay_bytes(config, num_modes, env.episode_length))
-    own = "its own transition" if config.num_envs == 1 else f"its own {config.num_envs} transitions"
-    each = f"each from {own} of each task and {config.replay_batch} stored ones"
-    return config, f"replay: {config.replay_ratio} updates a step, {each}, drawn from {kept} ({size})"
+    updates = f"{config.replay_ratio} update{'s' if config.replay_ratio > 1 else ''} a step"
+    drawn = f"{config.num_envs} new and {config.replay_batch} stored transitions of each task"
+    return config, f"replay: {updates}, from {drawn}, drawn from {kept} ({size})"
