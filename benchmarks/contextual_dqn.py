@@ -1,6 +1,6 @@
 """The yardstick outside: the DQN of Stable-Baselines3 on the same tasks, told their parameters, beside stlrq.
 
-    pip install stable-baselines3
+    pip install -e ".[benchmarks]"
     python benchmarks/contextual_dqn.py [--envs pendulum,wireless] [--marks 5000,10000,25000] [--seeds 3]
     python benchmarks/contextual_dqn.py --dry-run    # the same at sizes that take seconds, and writes nothing
 

@@ -34,6 +34,7 @@ from gpu_questions import (
     last_line,
     machine,
     rates,
+    replay,
     tests,
 )
 
@@ -60,6 +61,7 @@ SECTIONS = {
     "command": Section(command, 50.0),
     "figures": Section(figures, 90.0),
     "rates-fused": Section(rates, 80.0, "fused"),
+    "replay-fused": Section(replay, 40.0, "fused"),
     "agreement-graph": Section(agreement, 60.0, "graph"),
     "rates-graph": Section(rates, 40.0, "graph"),
     "rates-eager": Section(rates, 20.0, "eager"),

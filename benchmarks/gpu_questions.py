@@ -126,6 +126,19 @@ def rates(plan: Plan) -> Iterator[Row]:
         yield row | {"million/s": cell.median / 1e6, "of the limit": f"{share:.1%}", "note": ""}
 
 
+def replay(plan: Plan) -> Iterator[Row]:
+    """Transitions learnt from per second, each once as it comes, and with stored ones beside it."""
+    import throughput
+
+    for env in ("pendulum",) if plan.dry else ("pendulum", "wireless"):
+        for shape in throughput.REPLAY_SHAPES[:1] if plan.dry else throughput.REPLAY_SHAPES:
+            without, again = throughput.measure_replay(
+                env, plan.engine, shape, plan.device, 8_000 if plan.dry else None
+            )
+            yield {"env": env, "engine": plan.engine, "environments": without.batch, "learnt from": again.stage,
+                   "without, million/s": without.median / 1e6, "with, million/s": again.median / 1e6}  # fmt: skip
+
+
 def figures(plan: Plan) -> Iterator[Row]:
     """The published figures, tests included: as much of each run as fits its share of the time, and so the whole."""
     from torchq import families

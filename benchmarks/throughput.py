@@ -179,7 +179,9 @@ def measure_online(env: str, algo: str, name: str, device: str) -> Cell:
     return Cell(env, name, f"paper, {algo}", experiment.config.rank, batch, len(experiment.task_list), *found)
 
 
-def measure_replay(env: str, name: str, shape: tuple[int, int, int, int], device: str) -> list[Cell]:
+def measure_replay(
+    env: str, name: str, shape: tuple[int, int, int, int], device: str, transitions: int | None = None
+) -> list[Cell]:
     """Transitions learnt from per second: each once, as it comes; then with stored ones beside it."""
     seeds, envs, ratio, again = shape
     cells = []
@@ -189,7 +191,7 @@ def measure_replay(env: str, name: str, shape: tuple[int, int, int, int], device
         experiment = prepare(resolve("stlrq", env, "default", given), families.make(env))
         play, learnt = stepper(experiment, name, STAGES[2]), envs + again if ratio_now else envs
         per_step = seeds * len(experiment.task_list) * learnt * max(1, ratio_now)
-        steps = max(100, 4_000_000 // per_step // 100 * 100)
+        steps = max(100, (transitions or 4_000_000) // per_step // 100 * 100)
         found = spread(lambda play=play, steps=steps: play(steps), per_step * steps)  # type: ignore[misc]
         kind = f"{ratio_now} updates a step, {learnt} a task" if ratio_now else "without"
         cells.append(Cell(env, name, kind, experiment.config.rank, seeds * envs * 4, 4, *found))

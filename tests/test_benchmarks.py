@@ -1,10 +1,12 @@
 """The benchmark of a machine with a GPU, as far as a CPU can tell."""
 
+import importlib.util
 import json
 import subprocess
 import sys
 
 import gpu
+import sample_efficiency
 from problems import ROOT
 
 
@@ -22,6 +24,7 @@ def test_every_question_to_a_gpu_is_answered_in_a_dry_run(tmp_path):
     assert all(0 < float(row["apart after 1 round"]) < 1e-9 for row in rows["agreement-fused"])
     assert all(row["million/s"] > 0 for row in rows["rates-fused"])
     assert all(row["whole figure, s"] > 0 for row in rows["figures"])
+    assert all(row["with, million/s"] > 0 for row in rows["replay-fused"])
     assert all(row["exit code"] == 0 for name in ("tests", "command") for row in rows[name])
     page = (tmp_path / "found.md").read_text()
     assert all(f"## {name}" in page for name in found["sections"])
@@ -39,3 +42,21 @@ def test_a_section_that_fails_or_hangs_costs_only_itself(monkeypatch, tmp_path):
         assert found["status"] == status
         assert found["rows"] == [{"a": 1}]
         assert found["seconds"] < 10
+
+
+def test_returns_by_samples_are_those_of_a_run_that_learns():
+    """Ten short episodes and a hundred, two seeds: at the second mark pendulums stand."""
+    found, seconds = sample_efficiency.returns_at("pendulum", (100, 3000), range(2), {"rank": 20})
+    assert [values.shape for values in found] == [(2, 4), (2, 4)]
+    assert found[1].mean() > -150 > found[0].mean()
+    assert seconds > 0
+
+
+def test_the_yardstick_outside_says_what_it_needs_or_runs():
+    command = [sys.executable, ROOT / "benchmarks" / "contextual_dqn.py", "--envs", "pendulum", "--dry-run"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if importlib.util.find_spec("stable_baselines3"):
+        assert "| pendulum | 800 |" in done.stdout, done.stderr
+    else:
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert done.stderr.endswith("pip install stable-baselines3\n")

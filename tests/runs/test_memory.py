@@ -97,6 +97,20 @@ def test_too_many_seeds_or_tasks_are_refused_with_what_would_fit():
         memory.too_large(prepared.config, prepared.rollout, each // 2)
 
 
+def test_a_round_of_many_environments_counts_as_theirs():
+    """Where a round is more than a quarter of the memory, each environment takes room of its own in it."""
+    given = {"replay_ratio": 1, "replay_capacity": 100, "num_seeds": 2, "features": "linear", "episodes": 1000}
+    few, many = (run(num_envs=count, **given) for count in (10, 30))
+    one, other = (memory.needed(each.config, each.rollout, "eager") for each in (few, many))
+    assert one == other
+    for each in (few, many):
+        stored = each.initial_state.replay.numel() * 4
+        own = each.config.num_envs * 100 * 2 * 4 * 7 * 4  # steps, seeds, tasks, numbers, bytes
+        assert stored == own + 100 * 2 * 4 * 7 * 4
+    with pytest.raises(UsageError, match=r"num_envs: .*are free; up to 5 would fit"):
+        memory.too_large(few.config, few.rollout, one.learner + one.replay + 6 * one.per_env - 1)
+
+
 def test_a_machine_that_does_not_say_is_trusted():
     prepared = run()
     memory.too_large(prepared.config, prepared.rollout, None)

@@ -173,7 +173,8 @@ def prepare(config: Config, env: Any, warm_start: Callable[[Config, Rollout, Any
     learner = make_learner(config, grid, env.num_actions, len(task_list))
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     free = memory.available(device)
-    config, about_replay = _with_capacity(config, env, len(grid.mode_sizes), free)
+    room = free if free is None or device.type == "cpu" else free // 3  # Graphs keep buffers of their own.
+    config, about_replay = _with_capacity(config, env, len(grid.mode_sizes), room)
     rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, make_replay(config))
     too_large = memory.too_large(config, rollout, free)
 
@@ -182,8 +183,8 @@ def prepare(config: Config, env: Any, warm_start: Callable[[Config, Rollout, Any
     cold = learner.init(seeds, device=device, dtype=dtype)
     nothing = Statistics.zeros(len(seeds), len(task_list), device, dtype)
     first = warm_start(config, rollout, cold) if warm_start else cold
-    room = rollout.empty_memory(memory.replay_slots(config, env.episode_length))
-    state = RunState(first, rollout.reset(batch, 0), nothing, room)
+    stored = rollout.empty_memory(memory.replay_slots(config, env.episode_length))
+    state = RunState(first, rollout.reset(batch, 0), nothing, stored)
     num_steps = config.episodes * env.episode_length * (len(task_list) if in_turns else 1)
     engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
     notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
@@ -195,7 +196,7 @@ def _with_capacity(config: Config, env: Environment, num_modes: int, free: int |
     """The configuration with a replay capacity that memory allows, and what the user should know about it."""
     if config.replay_ratio == 0:
         return config, None
-    capacity = memory.affordable_capacity(config, num_modes, free)
+    capacity = memory.affordable_capacity(config, num_modes, env.episode_length, free)
     kept = f"the latest {config.replay_recent:.0%} of each task's, at most {capacity:,}"
     if capacity < config.replay_capacity:
         kept += f", not {config.replay_capacity:,}: that is what memory allows"

@@ -45,23 +45,30 @@ def replay_slots(config: Config, episode_length: int) -> int:
 
 def replay_bytes(config: Config, num_modes: int, episode_length: int) -> int:
     """Bytes of all stored transitions of a run."""
+    return replay_slots(config, episode_length) * _bytes_of_one(config, num_modes)
+
+
+def _bytes_of_one(config: Config, num_modes: int) -> int:
+    """Bytes of one stored transition of every task and run."""
     size = torch.finfo(getattr(torch, config.dtype)).bits // 8
-    one = config.num_seeds * int(config.num_tasks or 1) * replay.width(num_modes) * size
-    return one * replay_slots(config, episode_length)
+    return config.num_seeds * int(config.num_tasks or 1) * replay.width(num_modes) * size
 
 
-def affordable_capacity(config: Config, num_modes: int, free: int | None) -> int:
+def affordable_capacity(config: Config, num_modes: int, episode_length: int, free: int | None) -> int:
     """The replay capacity of a configuration, or as much of it as memory allows.
 
     Args:
         config: hyper-parameters.
         num_modes: state modes.
+        episode_length: steps of a round.
         free: bytes; None where the system does not say.
     """
-    size = torch.finfo(getattr(torch, config.dtype)).bits // 8
-    one = 5 * config.num_seeds * int(config.num_tasks or 1) * replay.width(num_modes) * size // 4  # with room to write
-    most = config.replay_capacity if free is None else int(_SHARE_FOR_REPLAY * free) // one
-    return max(1, min(config.replay_capacity, most))
+    if free is None:
+        return config.replay_capacity
+    slots = int(_SHARE_FOR_REPLAY * free) // _bytes_of_one(config, num_modes)
+    if replay_slots(config, episode_length) <= slots:
+        return config.replay_capacity
+    return max(1, min(config.replay_capacity, 4 * slots // 5))  # With room to write.
 
 
 def needed(config: Config, rollout: Rollout, engine: str) -> Need:
@@ -84,19 +91,23 @@ def needed(config: Config, rollout: Rollout, engine: str) -> Need:
         entries = num_tasks * math.prod(rollout.grid.mode_sizes) * rollout.env.num_actions
         row = rollout.env.num_actions
     temporary = 0 if engine == "fused" else row * size
-    stored, again = 0, 0
+    stored, again, growing = 0, 0, 0
     if rollout.replay:
-        stored = replay_bytes(config, len(rollout.grid.mode_sizes), rollout.env.episode_length)
+        num_modes, length = len(rollout.grid.mode_sizes), rollout.env.episode_length
+        if replay_slots(config, length) == config.replay_capacity + length * config.num_envs:
+            growing = length * _bytes_of_one(config, num_modes)  # Room for a round of one more environment.
+        stored = replay_bytes(config, num_modes, length) - growing * config.num_envs
         each = _FUSED_PER_DRAWN if engine == "fused" else 8 * _WORDS_PER_TRANSITION + temporary
         again = runs * num_tasks * rollout.replay.batch * each
     copies, parts = 2, 0
     if rollout.device.type == "cuda":
-        copies, stored = 6, 3 * stored  # Graphs keep buffers of their own.
+        copies, stored, growing = 6, 3 * stored, 3 * growing  # Graphs keep buffers of their own.
         if isinstance(learner, LowRankQ) and config.protocol == "batched":
             blocks = min(1024, num_tasks // learner.groups * -(-config.num_envs // 16))
             parts = blocks * learner.groups * sum(rollout.grid.mode_sizes) * learner.rank
     learnt = runs * (copies * entries + parts) * size
-    return Need(learnt, runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary), stored + again)
+    per_env = runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary) + growing
+    return Need(learnt, per_env, stored + again)
 
 
 def available(device: torch.device) -> int | None:
