@@ -33,7 +33,16 @@ def test_commands_are_those_of_the_continuous_integration():
 
 def test_flags_that_readme_names_exist():
     _, text, _ = command_line("--help")
-    known = set(re.findall(r"--[a-z-]+", text)) | {"--json", "--samples", "--logdir", "--check", "--dry-run"}
+    known = set(re.findall(r"--[a-z-]+", text)) | {
+        "--json",
+        "--samples",
+        "--logdir",
+        "--check",
+        "--dry-run",
+        "--engines",
+        "--batches",
+        "--tasks",
+    }
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
 

@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 from problems import library, play, experiment
 from torchq.tree import flatten
 options = dict(algo={algo!r}, env="wireless", preset={preset!r}, num_seeds=2, rank=5, dtype="float64",
-               library=library(episode_length={length}))
+               library=library(episode_length={length}), **{more!r})
 states = [flatten(play(experiment(**options, engine=name), 1)) for name in ("eager", "compile")]
 for name, eager in states[0].items():
     torch.testing.assert_close(states[1][name], eager, rtol=1e-9, atol=1e-9)
@@ -25,9 +25,12 @@ print("equal")
 """
 
 
-@pytest.mark.parametrize(("algo", "preset", "length"), [("stlrq", "default", 200), ("clrq", "paper", 50)])
-def test_compiled_steps_equal_eager_ones_over_200_steps(algo, preset, length):
-    script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], algo=algo, preset=preset, length=length)
+@pytest.mark.parametrize(
+    ("algo", "preset", "length", "more"),
+    [("stlrq", "default", 200, {"replay_ratio": 1}), ("clrq", "paper", 50, {})],
+)
+def test_compiled_steps_equal_eager_ones_over_200_steps(algo, preset, length, more):
+    script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], algo=algo, preset=preset, length=length, more=more)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr
 

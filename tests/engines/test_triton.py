@@ -50,7 +50,8 @@ CASES = {
         ("stlrq", "pendulum", "default", "float64", {"num_tasks": 2, "replay_batch": 3, "task_weights": (1.0, 0.5)}),
         ("stlrq", "pendulum", "default", "float64", {
             "num_tasks": 1, "num_envs": 401, "replay_batch": 3, "replay_ratio": 1, "replay_recent": 0.7}),
-        ("lrq", "wireless", "default", "float32", {"num_tasks": 2, "replay_batch": 20, "replay_capacity": 2}),
+        ("lrq", "wireless", "default", "float32", {
+            "num_tasks": 2, "replay_ratio": 1, "replay_batch": 20, "replay_capacity": 2}),
         ("clrq", "gridworld", "default", "float64", {
             "num_tasks": 2, "num_envs": 3, "replay_ratio": 5, "replay_batch": 2, "target_rate": 0.1,
             "optimizer": "adam"}),
