@@ -120,8 +120,8 @@ class Config(BaseModel):
         _help("Share of all transitions so far that is drawn again: the latest (at least 1,000)."),
     ] = 1.0  # fmt: skip
     target_rate: Annotated[
-        float | None, Field(gt=0, le=1), LOW_RANK,
-        _help("Polyak step τ, per update, of a target tensor that gives the targets and is tested; unset: none."),
+        float | None, Field(ge=0, le=1), LOW_RANK,
+        _help("Polyak step τ, per update, of a target tensor that gives the targets and is tested; 0: there is none."),
     ] = None  # fmt: skip
     task_weights: Annotated[
         tuple[Annotated[float, Field(ge=0)], ...], LOW_RANK, _help("Weight λ of each task's loss; unset: all 1.")

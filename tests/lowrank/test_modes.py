@@ -69,6 +69,12 @@ def test_places_between_points_are_fractions():
     assert Mode(2.0, 2.0, 1, "linear").place(torch.tensor([7.0])).dtype == torch.int64
 
 
+def test_whole_numbers_are_observations_too():
+    for kind in ("cells", "linear", "periodic", "quadratic"):
+        mode = Mode(0.5, 3.25, 16, kind)
+        torch.testing.assert_close(mode.place(torch.tensor([1, 2])), mode.place(torch.tensor([1.0, 2.0])))
+
+
 def test_hat_functions_sum_to_one_and_reproduce_what_is_linear():
     mode = Mode(-2.0, 6.0, 5, "linear")
     x = torch.linspace(-2.0, 6.0, 33, dtype=torch.float64)

@@ -4,12 +4,15 @@ import json
 import random
 import time
 
+import jaxtyping
 import pytest
 import torch
 from problems import command_line, experiment, library, outcome, play, start_process
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import envs
+import torchq.runs.memory
 import torchq.runs.training
 from torchq.errors import CheckpointError
 from torchq.runs.replay_log import ReplayLog
@@ -161,7 +164,7 @@ def test_tensorboard_shows_the_fill_and_what_the_target_expects(tmp_path):
         (("--replay-ratio", 0, "--replay-batch", 4), "--replay-batch: expected only with --replay-ratio of at least 1, got 0"),
         (("--replay-capacity", 0), "--replay-capacity: expected an integer of at least 1 and at most 2,147,483,648, got 0"),
         (("--replay-recent", 0), "--replay-recent: expected a number of above 0 and at most 1, got 0"),
-        (("--target-rate", 1.5), "--target-rate: expected a number of above 0 and at most 1, got 1.5"),
+        (("--target-rate", 1.5), "--target-rate: expected a number of at least 0 and at most 1, got 1.5"),
         (("--features", "cubic"), "--features: expected one of cells, linear, got 'cubic'"),
         (("--features", "linear", "--state-modes", "joint"), "--features: expected cells with --state-modes joint (one row for each cell), got linear"),
     ],
@@ -178,11 +181,52 @@ def test_one_joint_mode_is_of_cells_unless_asked(tmp_path):
 
 
 def test_dimensions_of_a_family_that_are_not_as_expected_are_named():
-    import envs
-
-    class Odd(envs.Pendulum):
-        dimensions = (envs.Dimension(-3.0, 3.0, 4), envs.Dimension(-8.0, 8.0, 4, "spherical"))
-
+    angle = envs.Dimension(-3.0, 3.0, 4)
+    wrong = {
+        "'spherical'": (angle, envs.Dimension(-8.0, 8.0, 4, "spherical")),
+        "got 1": (angle,),
+        "got 0": (),
+        "expected an integer, got 4.0": (angle, envs.Dimension(-8.0, 8.0, 4.0)),
+        "expected finite numbers, got -inf": (angle, envs.Dimension(-float("inf"), 8.0, 4)),
+    }
     message = "env: expected dimensions with low, high, points and a kind of continuous, periodic, quadratic, category"
-    with pytest.raises(ValueError, match=message):
-        experiment("stlrq", "pendulum", library={"pendulum": Odd})
+    jaxtyping.config.update("jaxtyping_disable", True)  # It would be the first to see some of them.
+    try:
+        for what, dimensions in wrong.items():
+            odd = type("Odd", (envs.Pendulum,), {"dimensions": dimensions})
+            with pytest.raises(ValueError, match=f"{message}, but Odd has others.*{what}"):
+                experiment("stlrq", "pendulum", library={"pendulum": odd})
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_states_that_become_nan_are_one_line(engine, tmp_path):
+    """And index nothing outside the factors, from memory neither."""
+    import families as users
+
+    def step(self, tasks, state, action, uniforms):
+        after, *rest = envs.Pendulum.step(self, tasks, state, action, uniforms)
+        return after._replace(theta_dot=torch.where(after.elapsed > 3, torch.nan, after.theta_dot)), *rest
+
+    short = {"pendulum": lambda: users.broken(step)(episode_length=30)}
+    code, _, err = command_line(
+        *SMALL, "--episodes", 4, "--engine", engine, "--out", tmp_path / "run", library=short
+    )  # fmt: skip
+    assert code == 2
+    assert "became NaN or infinite between episodes 1 and 2" in err
+
+
+def test_a_run_that_goes_on_draws_from_what_it_drew_from_whatever_memory_is_free(tmp_path, monkeypatch):
+    """Little memory when it begins, and less, or more, when it goes on: the same bytes as one that never stopped."""
+    given = (*SMALL[:-4], "--replay-batch", 2, "--replay-capacity", 1000, "--eval-every", 2, "--engine", "fused")
+    monkeypatch.setattr(torchq.runs.memory, "too_large", lambda *ignored: {})
+    monkeypatch.setattr(torchq.runs.memory, "available", lambda device: 2 * 20 * 8 * 35)
+    for name, episodes in (("a", 20), ("b", 8)):
+        code, out, err = command_line(*given, "--episodes", episodes, "--out", tmp_path / name, library=SHORT)
+        assert code == 0, err
+        assert "at most 20, not 1,000: that is what memory allows" in out + err
+    for free, episodes in ((10_000, 14), (10**9, 20)):
+        monkeypatch.setattr(torchq.runs.memory, "available", lambda device, free=free: free)
+        assert command_line("--resume", "--episodes", episodes, "--out", tmp_path / "b", library=SHORT)[0] == 0
+    equal(tmp_path / "a", tmp_path / "b")

@@ -146,6 +146,7 @@ def test_iterations_start_from_a_q_tensor(runs, tmp_path):
         (("--algo", "tabular", "--warm-start", "quadratic"), "--warm-start: expected only with --algo stlrq, lrq, clrq or lmi-qli"),
         (("--algo", "stlrq", "--env", "wireless", "--warm-start", "quadratic"), "expected a run of lmi-ql or lmi-qli or lspi or stlrq on wireless, got lmi-qli on pendulum"),
         (("--algo", "lrq", "--warm-start", "stlrq"), "got stlrq on pendulum"),
+        (("--algo", "stlrq", "--rank", 6, "--features", "cells", "--warm-start", "stlrq"), "expected a run of --features cells, got one of --features linear; use the source's"),
         (("--algo", "stlrq", "--rank", 7, "--warm-start", "stlrq"), "expected factors of (1, 4, 7), got (1, 4, 6); use the source's --rank"),
         (("--algo", "stlrq", "--num-tasks", 3, "--warm-start", "quadratic"), "expected a run with 3 tasks, got 4; use --num-tasks 4"),
         (("--algo", "stlrq", "--warm-start", "nothing"), "--warm-start: expected a run folder, but nothing does not exist"),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 Kind = Literal["cells", "linear", "periodic", "quadratic"]
@@ -46,7 +46,8 @@ class Mode:
         kind: "cells", "linear", "periodic" or "quadratic".
 
     Raises:
-        ValueError: if the kind is none of these, the size is below 1, or low ≥ high where size > 1.
+        ValueError: if the kind is none of these, the size is below 1, a bound is not finite, or low ≥ high where
+            size > 1.
     """
 
     low: float
@@ -57,6 +58,10 @@ class Mode:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+        if not isinstance(self.size, int):
+            raise ValueError(f"size: expected an integer, got {self.size!r}")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError(f"low, high: expected finite numbers, got {self.low} and {self.high}")
         if self.size < 1:
             raise ValueError(f"size: expected at least 1 point per dimension, got {self.size}")
         if self.size > 1 and not self.low < self.high:
@@ -67,11 +72,13 @@ class Mode:
         """Whether two rows are active; a single row stays one."""
         return self.kind != "cells" and self.size > 1
 
-    def place(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"] | Int[Tensor, "*batch"]:
+    def place(self, x: Shaped[Tensor, "*batch"]) -> Float[Tensor, "*batch"] | Int[Tensor, "*batch"]:
         """Where observations lie along the factor: rows, or fractions between them.
 
         A NaN falls on some valid row, so that it cannot index outside the factor.
         """
+        if not x.is_floating_point():
+            x = x.to(torch.get_default_dtype())
         if self.size == 1:
             return torch.zeros_like(x, dtype=torch.int64)
         # By a tensor: CUDA multiplies with the rounded reciprocal of a number, and a tie falls on the other point.

@@ -99,6 +99,8 @@ def make_grid(config: Config, env: Environment) -> Grid:
         bounds = zip(env.grid_low, env.grid_high, env.grid_sizes, strict=True)
         return Grid(tuple(Mode(low, high, size, "linear") for low, high, size in bounds))
     try:
+        if len(dimensions) != len(env.grid_low):
+            raise ValueError(f"expected {len(env.grid_low)}, as many as in grid_low, got {len(dimensions)}")
         return Grid(tuple(Mode(one.low, one.high, one.points, _KINDS[one.kind]) for one in dimensions))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         expected = f"dimensions with low, high, points and a kind of {', '.join(_KINDS)}"
@@ -137,7 +139,7 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
         loss_scale=config.loss_scale,
         task_weights=config.task_weights,
         init_scale=config.init_scale,
-        target_rate=config.target_rate,
+        target_rate=config.target_rate or None,
     )
 
 
@@ -153,13 +155,21 @@ def device_name(device: str) -> str:
     return ("cuda" if available else "cpu") if device == "auto" else device
 
 
-def prepare(config: Config, env: Any, warm_start: Callable[[Config, Rollout, Any], Any] | None = None) -> Experiment:
+def prepare(
+    config: Config,
+    env: Any,
+    warm_start: Callable[[Config, Rollout, Any], Any] | None = None,
+    *,
+    fit_replay: bool = True,
+) -> Experiment:
     """Build everything of a run in memory, with the engine chosen; writes nothing.
 
     Args:
         config: hyper-parameters.
         env: the family.
         warm_start: from the cold state of the learner to another, before the engine is tried on it.
+        fit_replay: whether the replay capacity may be lowered to what memory allows; not for a run that goes on, which
+            must draw from what it would have drawn from.
 
     Raises:
         UsageError: if the configuration contradicts the environment, or the run does not fit in memory.
@@ -174,6 +184,7 @@ def prepare(config: Config, env: Any, warm_start: Callable[[Config, Rollout, Any
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     free = memory.available(device)
     room = free if free is None or device.type == "cpu" else free // 3  # Graphs keep buffers of their own.
+    room = room if fit_replay else None
     config, about_replay = _with_capacity(config, env, len(grid.mode_sizes), room)
     rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, make_replay(config))
     too_large = memory.too_large(config, rollout, free)

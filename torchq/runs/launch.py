@@ -87,7 +87,8 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
 
 def _learner(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:
     """A learner on a grid."""
-    experiment = _prepare(config, family, warm=not (resume and out and (out / "checkpoint").exists()))
+    going_on, asked = bool(resume and out and (out / "checkpoint").exists()), config.replay_capacity
+    experiment = _prepare(config, family, new=not going_on)
     config = experiment.config
     with claim(out, config, resume=resume) as folder:
         start = training.load(experiment, folder) if resume else None
@@ -95,9 +96,10 @@ def _learner(config: Config, family: Any, out: Path | None, resume: bool, progre
         size = f"{config.num_seeds} seeds, {len(experiment.task_list)} tasks, num_envs {config.num_envs}"
         where = f"{config.device}, engine {config.engine} -> {folder}"
         tell(f"{config.algo} on {config.env}: {size}; {where}", logging.INFO)
-        for note in (experiment.about_replay, *experiment.notes):
-            if note:
-                tell(note, logging.INFO)
+        if experiment.about_replay:
+            tell(experiment.about_replay, logging.WARNING if config.replay_capacity < asked else logging.INFO)
+        for note in experiment.notes:
+            tell(note, logging.INFO)
         if config.algo == "lrq" and config.protocol == "online":
             tell(f"LR-Q convention: {config.lrq_convention}", logging.INFO)
         if start and start.episode:
@@ -136,14 +138,14 @@ def _interruptible(folder: Path) -> Iterator[None]:
         raise Interrupted(f"interrupted; go on with: `resume=True` `out={folder}`") from error
 
 
-def _prepare(config: Config, family: Any, *, warm: bool) -> Experiment:
+def _prepare(config: Config, family: Any, *, new: bool) -> Experiment:
     """The experiment of a configuration, with CPU threads to suit it.
 
     Raises:
         UsageError: if it needs more memory than there is.
     """
     try:
-        experiment = prepare(config, family, start_low_rank if config.warm_start and warm else None)
+        experiment = prepare(config, family, start_low_rank if config.warm_start and new else None, fit_replay=new)
     except (MemoryError, OverflowError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, RuntimeError) and "memory" not in reason:

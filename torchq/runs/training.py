@@ -238,12 +238,12 @@ def load(experiment: Experiment, folder: Path) -> Position:
         raise CheckpointError(f"checkpoint: its counters are corrupted ({error!r}); start a new run") from error
     if min(values) < 0:
         raise CheckpointError("checkpoint: expected counters of at least 0; it is corrupted, start a new run")
-    memory, segments = experiment.initial_state.replay, tuple(counters.get("replay", ()))
+    memory, segments = experiment.initial_state.replay, counters.get("replay", ())
     state = tree.unflatten(experiment.initial_state._replace(replay=()), tensors)._replace(replay=memory)
-    here = Position(state, *values, segments)  # type: ignore[call-arg]
     if experiment.rollout.replay:
         log = ReplayLog(folder / "checkpoint", experiment.config.replay_capacity, segments)
-        log.restore(memory, _num_stored(experiment, here.episode))
+        log.restore(memory, _num_stored(experiment, values[0]))
+    here = Position(state, *values, segments)  # type: ignore[call-arg]
     if here.read_episode:
         read_metrics(folder, experiment.config.num_seeds, len(experiment.task_list))
     return here

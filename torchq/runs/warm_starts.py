@@ -47,6 +47,9 @@ def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState) -> LowR
     learner = rollout.learner
     assert isinstance(learner, LowRankQ)
     if source.config.algo == config.algo:
+        if source.config.features != config.features:
+            came = f"got one of `features={source.config.features}`"
+            raise UsageError(f"`warm_start`: expected a run of `features={config.features}`, {came}; use the source's")
         return learner.start(cold, tuple(_copied(source, cold.factors, rollout.seeds)))
     cases, used = make_cases(config, rollout.env), rollout.seeds % _num_runs(source)
     factors = [factor.clone() for factor in cold.factors]
@@ -120,7 +123,7 @@ def _copied(source: _Source, cold: tuple[Tensor, ...], seeds: Tensor) -> list[Te
         if stored.shape[1:] != factor.shape[1:]:
             raise UsageError(
                 f"`warm_start`: expected factors of {tuple(factor.shape[1:])}, got {tuple(stored.shape[1:])}; "
-                "use the source's `rank` and `state_modes`"
+                "use the source's `rank`, `features` and `state_modes`"
             )
         factors.append(stored.to(factor)[seeds % len(stored)])
     return factors

@@ -56,7 +56,10 @@ static inline Place recalled_place(const real *record) {
 #pragma GCC unroll 16
   for (int d = 0; d < STATE_MODES; ++d) {
     place.row[d] = int32_t(record[d]);
-    if (interpolates(d)) place.weight[d] = record[d] - real(place.row[d]);
+    if (!interpolates(d)) continue;
+    // NaN falls on a valid row, where its weight shows it.
+    place.row[d] = record[d] >= 0 ? std::min(int32_t(record[d]), GRID_SIZES_[d] - 1) : 0;
+    place.weight[d] = record[d] - real(place.row[d]);
   }
   return place;
 }
