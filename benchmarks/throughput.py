@@ -299,7 +299,8 @@ def report(found: dict[str, list[Cell]], bounds: Limits, slow: float, machine: s
     """The measurements as Markdown."""
     learning = [cell for cell in found["batched"] if (cell.env, cell.stage) == ("pendulum", STAGES[2])]
     best = {rank: max((cell.median for cell in learning if cell.rank == rank), default=0.0) for rank in RANKS}
-    ratios = ", ".join(f"rank {rank}: {rate / slow:,.0f} times" for rank, rate in best.items() if rate) or "not measured"
+    measured = (f"rank {rank}: {rate / slow:,.0f} times" for rank, rate in best.items() if rate)
+    ratios = ", ".join(measured) or "not measured"
     lines = [
         "# Throughput", "", machine, "",
         f"Measured in this run: copy {bounds.copy / 1e9:.1f} GB/s, matrix product {bounds.peak / 1e9:.0f} Gflop/s; one",
