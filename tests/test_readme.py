@@ -41,6 +41,7 @@ def test_flags_that_readme_names_exist():
         "--dry-run",
         "--engines",
         "--batches",
+        "--marks",
         "--tasks",
     }
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
