@@ -64,7 +64,7 @@ class LowRankQ:
         init_scale: standard deviation of the initial factors.
         target_rate: τ in (0, 1]: targets are those of a target tensor Q̄ = [[F̄]] whose factors follow,
             F̄ ← F̄ + τ (F − F̄) after each sweep (Polyak steps; Lillicrap et al. 2016, alg. 1, for networks). The greedy
-            policy that is tested is that of Q̄. None: the tensor's own values, as in [TLR].
+            policy that is tested is that of Q̄. None: there is none. Differs from the paper, which has none.
 
     Raises:
         ValueError: if an argument is none of these.

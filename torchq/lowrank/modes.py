@@ -8,6 +8,9 @@ a functional tensor in the sense of Gorodetsky, Karaman and Marzouk ("High-dimen
 continuous tensor decompositions", IJRR 2018) and of Shetty, Xue and Calinon ("Generalized policy iteration using tensor
 approximation for hybrid control", ICLR 2024), in CP form.
 
+Differs from the paper: [TLR] knows cells alone; interpolated modes need a fraction of its samples
+(benchmarks/results/sample_efficiency.md).
+
 Both kinds are said by one tensor of places along a factor: whole numbers (int64) are rows, fractional ones lie between
 the row below and the one above, which is the first again after the last.
 """

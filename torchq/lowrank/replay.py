@@ -1,4 +1,7 @@
-"""Replay: transitions kept on the device and learnt from again.                                       [Lin 1992]
+"""Replay: transitions kept on the device and learnt from again.
+
+Lin, "Self-improving reactive agents based on reinforcement learning, planning and teaching", Machine Learning 8, 1992.
+Differs from the paper: [TLR] learns from each transition as it comes, and never again.
 
 The memory of a run is one tensor (seeds, tasks, slots, width). The transitions of a task are numbered as they come,
 environments of a step in order; number n lies in slot n modulo slots, and draws are from the latest of them.

@@ -100,7 +100,7 @@ class TabularQ:
     def _rows(self, index: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Rows of the table that are active at each place, and their weights, (*batch, active)."""
         rows = torch.zeros_like(index[0], dtype=torch.int64).unsqueeze(-1)
-        weights = torch.ones_like(rows, dtype=self._dtype(index))
+        weights = torch.ones_like(rows, dtype=torch.float32)  # Those of places have the type of theirs.
         for place, size in zip(index, self.state_sizes, strict=True):
             if not place.is_floating_point():
                 rows = rows * size + place.unsqueeze(-1)
@@ -110,10 +110,6 @@ class TabularQ:
             rows = (rows.unsqueeze(-1) * size + both.unsqueeze(-2)).flatten(-2)
             weights = (weights.unsqueeze(-1) * shares.unsqueeze(-2)).flatten(-2)
         return rows, weights
-
-    @staticmethod
-    def _dtype(index: tuple[Tensor, ...]) -> torch.dtype:
-        return next((place.dtype for place in index if place.is_floating_point()), torch.float32)
 
 
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:

@@ -21,10 +21,17 @@ static inline Vector larger(Vector x, Vector y) { return x > y ? x : y; }
 
 static inline Vector smaller(Vector x, Vector y) { return x < y ? x : y; }
 
+// Compilers that cannot say what they have cannot shuffle either.
+#ifdef __has_builtin
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLES
+#endif
+#endif
+
 // Half of a vector, from the lane FROM on.
 template <int COUNT> using Part = real __attribute__((vector_size(COUNT * sizeof(real))));
 template <int FROM, class V, int... LANE> static inline auto half(V x, std::integer_sequence<int, LANE...>) {
-#if __has_builtin(__builtin_shufflevector)
+#ifdef SHUFFLES
   return __builtin_shufflevector(x, x, (FROM + LANE)...);
 #else
   return Part<sizeof...(LANE)>{x[FROM + LANE]...};
