@@ -10,7 +10,8 @@ ones), and these attributes: `name`, `num_actions`, `episode_length`, `terminate
 its length; the caller then resets it), `num_reset_uniforms`, `num_step_uniforms`, `grid_low`, `grid_high` and
 `grid_sizes` (the learner's grid of cells, one value per dimension of the observation). `dimensions` says what each
 dimension is, a `Dimension`, for learners that interpolate; without it they take all for continuous, between the points
-of that grid. The Gymnasium view needs `observation_low` and `observation_high` too.
+of that grid. `parameters` says the same of each parameter of a task: the range of the family, and how to interpolate
+between its tasks. The Gymnasium view needs `observation_low` and `observation_high` too.
 
 That is all that an environment needs: torchq's fused engines translate `step`, `reset` and `observe` to C++ and Triton.
 They can if the three work number by number, with the batch as they find it: arithmetic, comparisons, `torch.where`,
@@ -37,17 +38,18 @@ Tasks = TypeVar("Tasks")
 
 @dataclasses.dataclass(frozen=True)
 class Dimension:
-    """One dimension of an observation, and the points between which a learner interpolates along it."""
+    """One dimension of an observation, or of a task: the points between which a learner interpolates along it."""
 
     low: float
-    """The lowest point, in the units of the observation; what lies below is taken there."""
+    """The lowest point, in the units of the dimension; what lies below is taken there."""
     high: float
     """The highest point; of a periodic dimension where the next period begins."""
     points: int
     """How many: few are learnt from few samples, for interpolation is smooth between them."""
-    kind: Literal["continuous", "periodic", "quadratic", "category"] = "continuous"
+    kind: Literal["continuous", "periodic", "quadratic", "log", "category"] = "continuous"
     """Quadratic ones have their points equidistant in the root of the distance from `low`, and learners are linear in
-    it between them: powers, whose roots are amplitudes. Between categories, whole numbers, there is nothing."""
+    it between them: powers, whose roots are amplitudes. Log ones do the same in the logarithm: what differs by orders
+    of magnitude. Between categories, whole numbers, there is nothing."""
 
 
 def stack_tasks(

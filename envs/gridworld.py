@@ -84,6 +84,11 @@ class Gridworld:
         """Cells are categories."""
         return (base.Dimension(0.0, self.size - 1.0, self.size, "category"),) * 2
 
+    @property
+    def parameters(self) -> tuple[base.Dimension, ...]:
+        """Goals are cells."""
+        return self.dimensions
+
     observation_low = grid_low
     observation_high = grid_high
 

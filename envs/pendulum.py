@@ -77,6 +77,7 @@ class Pendulum:
     grid_high = (math.pi, 5.0)
     grid_sizes = (20, 20)
     dimensions = (base.Dimension(-math.pi, math.pi, 16, "periodic"), base.Dimension(-8.0, 8.0, 16))
+    parameters = (base.Dimension(0.01, 1.0, 8, "log"), base.Dimension(0.5, 1.0, 5))
     observation_low = (-math.pi, -8.0)
     observation_high = (math.pi, 8.0)
 

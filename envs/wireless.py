@@ -102,6 +102,12 @@ class Wireless:
         base.Dimension(0.0, 10.0, 6),
         base.Dimension(0.0, 10.0, 6),
     )
+    parameters = (
+        base.Dimension(0.5, 3.0, 4),
+        base.Dimension(0.2, 0.8, 4),
+        base.Dimension(1.0, 2.0, 4),
+        base.Dimension(0.2, 0.8, 4),
+    )
     observation_low = (0.0, 0.0, 0.0, 0.0)
     observation_high = (250.0, 1.0, 10.0, 10.0)
 

@@ -118,11 +118,18 @@ class Counted(envs.Gridworld):
         return super().optimal_returns(tasks, device)
 
 
+class LogWireless(envs.Wireless):
+    """The transmitters with a gain that counts by orders of magnitude."""
+
+    name = "log-wireless"
+    dimensions = (envs.Dimension(0.1, 20.0, 6, "log"), *envs.Wireless.dimensions[1:])
+
+
 def library(**constants):
-    """The package's families, which may be given other constants, and these two."""
+    """The package's families, which may be given other constants, and these three."""
     from problems import library as ours
 
-    own = {family.name: lambda family=family: family(**constants) for family in (MountainCar, Wide)}
+    own = {family.name: lambda family=family: family(**constants) for family in (MountainCar, Wide, LogWireless)}
     return {**ours(**constants), **own}
 
 

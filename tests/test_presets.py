@@ -78,7 +78,8 @@ def test_a_configuration_of_version_0_1_0_still_reads():
     written = (ROOT / "tests" / "config-0.1.0.json").read_text()
     config = from_json(json.loads(written))
     since = {"features": "cells", "replay_ratio": 0, "replay_batch": 16, "replay_capacity": 20_000,
-             "replay_recent": 1.0, "target_rate": None}  # fmt: skip
+             "replay_recent": 1.0, "target_rate": None, "tasks": [], "task_modes": "table",
+             "held_out": 0.0}  # fmt: skip
     assert to_json(config).items() <= (json.loads(written) | since).items()
     assert [name for name in to_json(config) if name not in since] == list(json.loads(written))[:-2]  # versions, commit
 
@@ -148,7 +149,7 @@ def test_choices_are_those_that_exist():
 
 def test_every_setting_has_a_flag_a_scope_and_a_text_or_belongs_to_the_presets():
     flags = config.flags()
-    assert set(config.Config.model_fields) - set(flags) == {"algo", "env", "preset", "protocol", "loss_scale"}
+    assert set(config.Config.model_fields) - set(flags) == {"algo", "env", "preset", "protocol", "loss_scale", "tasks"}
     for name, text in flags.items():
         assert text.endswith("."), name
     for name in config.Config.model_fields:

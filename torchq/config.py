@@ -7,12 +7,11 @@ the fields below; `presets` holds the values.
 from __future__ import annotations
 
 import difflib
-import types
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from torchq.config_fields import Shape, read_shape
 from torchq.errors import UsageError
 from torchq.philox import MAX_COUNT
 
@@ -38,6 +37,8 @@ class Scope(NamedTuple):
 EVERY = Scope("any `algo`", ALGOS)
 GRID = Scope(f"`algo={', '.join(TENSOR_ALGOS)}`", TENSOR_ALGOS)
 LOW_RANK = Scope("a low-rank algo", LOW_RANK_ALGOS)
+STLRQ = Scope("`algo=stlrq`", ("stlrq",))
+COMMON = Scope("`algo=stlrq or clrq`", ("stlrq", "clrq"))
 QUADRATIC = Scope(f"`algo={', '.join(QUADRATIC_ALGOS)}`", QUADRATIC_ALGOS)
 CONVENTION = Scope("`algo=lrq` `preset=paper`", ("lrq",))
 WARM = Scope(f"`algo={', '.join(LOW_RANK_ALGOS)} or lmi-qli`", (*LOW_RANK_ALGOS, "lmi-qli"))
@@ -70,6 +71,16 @@ class Config(BaseModel):
         int | None, Field(ge=1, le=1 << 24), EVERY,
         _help("Tasks: up to 4 are the paper's, more are spread over the family's range."),
     ] = None  # fmt: skip
+    tasks: Annotated[tuple[dict[str, float], ...], EVERY, NO_FLAG] = ()
+    """Parameters of each task by name; () for those of `num_tasks`."""
+    task_modes: Annotated[
+        Literal["table", "product", "linear"], STLRQ,
+        _help("What a task is to the tensor: a row of its own, or a place along a mode for each of its parameters, "
+              "with a row for each value or linear between points: then any task of the family has a Q-function."),
+    ] = "table"  # fmt: skip
+    held_out: Annotated[
+        Share, COMMON, _help("Share of the tasks that are tested but never trained on.")
+    ] = 0.0  # fmt: skip
     episodes: Annotated[
         Count, GRID,
         _help("Episodes per task and environment; one that ends early starts again within its length."),
@@ -190,61 +201,10 @@ class Config(BaseModel):
         return validated({**dict(self), **changes})
 
 
-class Range(NamedTuple):
-    """Numbers that a field takes."""
-
-    kind: type
-    low: float
-    high: float = float("inf")
-    low_open: bool = False
-
-    def __str__(self) -> str:
-        text = "an integer" if self.kind is int else "a number"
-        if self.low > -float("inf"):
-            text += f" of {'above' if self.low_open else 'at least'} {self.low:g}"
-        if self.high < float("inf"):
-            text += f" and at most {self.high:,}" if self.kind is int else f" and at most {self.high:g}"
-        return text
-
-
-class Shape(NamedTuple):
-    """What a field takes: one of some names, numbers of a range, or something of a type."""
-
-    kind: type
-    """int, float, bool, str, or tuple for several."""
-    names: tuple[str, ...] = ()
-    range: Range | None = None
-
-    def __str__(self) -> str:
-        if self.names:
-            return f"one of {', '.join(self.names)}"
-        if self.kind is tuple:
-            return f"a list, each {self.range}"
-        return str(self.range) if self.range else {bool: "true or false", str: "a text"}[self.kind]
-
-
 def shape(name: str) -> Shape:
     """What a field takes, read off its type and constraints."""
     field = Config.model_fields[name]
-    return _shape(field.annotation, field.metadata)
-
-
-def _shape(annotation: Any, constraints: list[Any]) -> Shape:
-    if get_origin(annotation) is Annotated:
-        inner, *more = get_args(annotation)
-        flat = [part for item in more for part in getattr(item, "metadata", [item])]
-        return _shape(inner, [*constraints, *flat])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return _shape(next(part for part in get_args(annotation) if part is not type(None)), constraints)
-    if get_origin(annotation) is Literal:
-        return Shape(str, names=get_args(annotation))
-    if get_origin(annotation) is tuple:
-        return _shape(get_args(annotation)[0], [])._replace(kind=tuple)
-    if annotation not in (int, float):
-        return Shape(annotation)
-    found = {type(one): one for one in constraints}
-    low = found[Gt].gt if Gt in found else found[Ge].ge
-    return Shape(annotation, range=Range(annotation, low, found[Le].le if Le in found else float("inf"), Gt in found))
+    return read_shape(field.annotation, field.metadata)
 
 
 def scope(name: str) -> Scope:

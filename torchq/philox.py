@@ -39,6 +39,7 @@ class Purpose(IntEnum):
     EVALUATION_STEP = 6
     DATASET = 7
     REPLAY = 8
+    HELD_OUT = 9
 
 
 def _multiply_high_low(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,6 +110,15 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
     for name in ("replay_batch", "replay_capacity", "replay_recent"):
         if name in overrides and not config.replay_ratio:
             raise UsageError(f"`{name}`: expected only with `replay_ratio` of at least 1, got 0")
+    if config.num_tasks and config.tasks and config.num_tasks != len(config.tasks):
+        raise UsageError(f"`num_tasks`: expected none with `tasks`, which names {len(config.tasks)}; leave it out")
+    if config.protocol == "online" and (config.task_modes != "table" or config.held_out):
+        name = "task_modes" if config.task_modes != "table" else "held_out"
+        came = f"got {getattr(config, name)}"
+        raise UsageError(f"`{name}`: expected only with `preset=default` (with paper, tasks take turns), {came}")
+    if config.held_out and config.algo == "stlrq" and config.task_modes == "table":
+        raise UsageError("`held_out`: expected `task_modes` product or linear, got table, which has no row for a task "
+                         "that it never trains on")  # fmt: skip
     if config.protocol == "online" and config.num_envs != 1:
         raise UsageError(f"`num_envs`: expected 1 with `preset=paper` (tasks take turns), got {config.num_envs}")
     if "lrq_convention" in overrides and config.protocol != "online":

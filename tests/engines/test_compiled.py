@@ -27,7 +27,10 @@ print("equal")
 
 @pytest.mark.parametrize(
     ("algo", "preset", "length", "more"),
-    [("stlrq", "default", 200, {"replay_ratio": 1}), ("clrq", "paper", 50, {})],
+    [
+        ("stlrq", "default", 200, {"replay_ratio": 1, "task_modes": "linear", "num_tasks": 6, "held_out": 0.3}),
+        ("clrq", "paper", 50, {}),
+    ],
 )
 def test_compiled_steps_equal_eager_ones_over_200_steps(algo, preset, length, more):
     script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], algo=algo, preset=preset, length=length, more=more)

@@ -41,6 +41,17 @@ CASES = {
     "own tensors with replay, in blocks": {"algo": "lrq", "update": "block"},
     "one tensor for all, adamax, without target": {"algo": "clrq", "optimizer": "adamax", "target_rate": None},
     "one run with replay in parts": {"num_seeds": 1, "num_tasks": 2, "num_envs": 40, "replay_batch": 400},
+    "a mode for each parameter, tasks held out": {
+        "task_modes": "linear", "num_tasks": 9, "held_out": 0.25, "task_weights": (1.0, 2.0, 3.0, 0.5, 1.0, 1.0, 2.0),
+    },
+    "a row for each value of a parameter, in parts": {
+        "task_modes": "product", "num_seeds": 1, "num_envs": 40, "replay_batch": 400,
+    },
+    "four parameters, adamax, without target": {
+        "env": "wireless", "task_modes": "linear", "num_tasks": 20, "optimizer": "adamax", "target_rate": None,
+    },
+    "one tensor for all, tasks held out": {"algo": "clrq", "num_tasks": 6, "held_out": 0.5},
+    "logarithms between points": {"env": "log-wireless"},
     "cells with replay": {"features": "cells"},
     "interpolated, terminating, with replay": {
         "env": "mountain-car", "features": "linear", "replay_ratio": 3, "target_rate": 0.02, "optimizer": "adam",

@@ -16,6 +16,7 @@ CASES = [
     ("stlrq", "pendulum", "default", {"rank": 4}), ("stlrq", "wireless", "paper", {"rank": 4}),
     ("lrq", "wireless", "paper", {"rank": 4}), ("tabular", "gridworld", "default", {}),
     ("stlrq", "wireless", "default", {"rank": 4, "task_weights": (1.0, 2.0, 3.0, 0.5)}),
+    ("stlrq", "pendulum", "default", {"rank": 4, "task_modes": "linear", "num_tasks": 6, "held_out": 0.5}),
 ]  # fmt: skip
 
 
@@ -40,7 +41,8 @@ def test_replays_equal_eager_steps(algo, env, preset, options, monkeypatch):
     for (name, theirs), ours in zip(flatten(expected).items(), flatten(state).values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
     for number in (1, 2):
-        found = [evaluation.evaluate(run.rollout, run.engine, expected.learner, number, 3) for run in (eager, other)]
+        policy = eager.rollout.learner.policy(expected.learner)
+        found = [evaluation.evaluate(run.rollout, run.engine, policy, number, 3) for run in (eager, other)]
         torch.testing.assert_close(found[1], found[0])
 
 

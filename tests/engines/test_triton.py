@@ -18,7 +18,8 @@ import dataclasses, sys, torch
 sys.path[:0] = {paths!r}
 torch.set_num_threads(1)
 import interpreted
-from problems import experiment, library, play
+from families import library
+from problems import experiment, play
 from torchq.engines import graph
 from torchq.engines.gpu.engine import triton_engine
 from torchq.tree import flatten
@@ -35,7 +36,8 @@ for algo, env, preset, dtype, options in {cases!r}:
     expected, state = play(run, 1), play(fused, 1)
     for (name, eager), ours in zip(flatten(expected).items(), flatten(state).values(), strict=True):
         torch.testing.assert_close(ours, eager, rtol=tolerance, atol=tolerance, msg=lambda text: name + ": " + text)
-    returns = [one.evaluate(expected.learner, 1) for one in (run, fused)]
+    policy = run.rollout.learner.policy(expected.learner)
+    returns = [one.evaluate(policy, 1) for one in (run, fused)]
     torch.testing.assert_close(returns[1], returns[0], rtol=tolerance, atol=tolerance)
     print("equal")
 """
@@ -52,9 +54,15 @@ CASES = {
             "num_tasks": 1, "num_envs": 401, "replay_batch": 3, "replay_ratio": 1, "replay_recent": 0.7}),
         ("lrq", "wireless", "default", "float32", {
             "num_tasks": 2, "replay_ratio": 1, "replay_batch": 20, "replay_capacity": 2}),
+        ("stlrq", "log-wireless", "default", "float64", {"num_tasks": 1, "replay_ratio": 1}),
         ("clrq", "gridworld", "default", "float64", {
             "num_tasks": 2, "num_envs": 3, "replay_ratio": 5, "replay_batch": 2, "target_rate": 0.1,
             "optimizer": "adam"}),
+    ],
+    "task modes": [
+        ("stlrq", "pendulum", "default", "float64", {
+            "num_tasks": 5, "task_modes": "linear", "held_out": 0.4, "replay_batch": 3}),
+        ("stlrq", "pendulum", "default", "float64", {**PLAIN, "task_modes": "product", "num_envs": 70}),
     ],
     "batched": [
         ("stlrq", "pendulum", "default", "float64", {

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from torchq.lowrank import cp
-from torchq.lowrank.modes import Grid, Mode
+from torchq.lowrank.modes import KINDS, Grid, Mode
 
 
 def test_index_rounds_half_to_even():
@@ -54,8 +54,8 @@ def test_impossible_grids_are_refused(arguments, message):
 
 
 def test_points_are_places_of_their_own_on_every_kind_of_mode():
-    for kind in ("cells", "linear", "periodic", "quadratic"):
-        mode = Mode(-3.0, 5.0, 9, kind)
+    for kind in KINDS:
+        mode = Mode(0.1 if kind == "log" else -3.0, 5.0, 9, kind)
         torch.testing.assert_close(mode.place(mode.points()), torch.arange(9.0).to(mode.place(mode.points())))
 
 
@@ -66,11 +66,19 @@ def test_places_between_points_are_fractions():
     root = Mode(0.0, 100.0, 11, "quadratic")
     torch.testing.assert_close(root.points(), torch.arange(11.0, dtype=torch.float64).square())
     assert root.place(torch.tensor([2.25])).item() == pytest.approx(1.5)
+    decades = Mode(0.01, 100.0, 5, "log")
+    torch.testing.assert_close(decades.points(), torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64))
+    assert decades.place(torch.tensor([10.0**0.5, 0.001])).tolist() == pytest.approx([2.5, 0.0])
     assert Mode(2.0, 2.0, 1, "linear").place(torch.tensor([7.0])).dtype == torch.int64
 
 
+def test_logarithms_need_numbers_above_0():
+    with pytest.raises(ValueError, match=r"low: expected a number above 0 for a log dimension, got 0\.0"):
+        Mode(0.0, 1.0, 3, "log")
+
+
 def test_whole_numbers_are_observations_too():
-    for kind in ("cells", "linear", "periodic", "quadratic"):
+    for kind in KINDS:
         mode = Mode(0.5, 3.25, 16, kind)
         torch.testing.assert_close(mode.place(torch.tensor([1, 2])), mode.place(torch.tensor([1.0, 2.0])))
 
@@ -93,8 +101,8 @@ def test_a_periodic_factor_is_continuous_where_it_closes():
 
 
 def test_nan_between_points_touches_valid_rows_only():
-    for kind in ("linear", "periodic", "quadratic"):
-        below, above, _ = cp.neighbours(Mode(0.0, 1.0, 7, kind).place(torch.tensor([float("nan")])), 7)
+    for kind in KINDS[1:]:
+        below, above, _ = cp.neighbours(Mode(0.1, 1.0, 7, kind).place(torch.tensor([float("nan")])), 7)
         assert 0 <= below.item() < 7
         assert 0 <= above.item() < 7
 
@@ -107,7 +115,9 @@ def test_one_joint_factor_cannot_interpolate():
 def test_a_kind_that_there_is_not_is_named():
     jaxtyping.config.update("jaxtyping_disable", True)  # It would be the first to see it.
     try:
-        with pytest.raises(ValueError, match="kind: expected one of cells, linear, periodic, quadratic, got 'cubic'"):
+        with pytest.raises(
+            ValueError, match="kind: expected one of cells, linear, periodic, quadratic, log, got 'cubic'"
+        ):
             Mode(0.0, 1.0, 3, "cubic")
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)

@@ -189,7 +189,9 @@ def test_dimensions_of_a_family_that_are_not_as_expected_are_named():
         "expected an integer, got 4.0": (angle, envs.Dimension(-8.0, 8.0, 4.0)),
         "expected finite numbers, got -inf": (angle, envs.Dimension(-float("inf"), 8.0, 4)),
     }
-    message = "env: expected dimensions with low, high, points and a kind of continuous, periodic, quadratic, category"
+    message = (
+        "env: expected dimensions with low, high, points and a kind of continuous, periodic, quadratic, log, category"
+    )
     jaxtyping.config.update("jaxtyping_disable", True)  # It would be the first to see some of them.
     try:
         for what, dimensions in wrong.items():

@@ -85,7 +85,8 @@ def pictures(runs: Sequence[Shown], folder: Path) -> list[Path]:
         optimal = next((shown.optimal for shown in group if shown.optimal), None)
         labels = _labels([shown.run for shown in group])
         curves = [Curve(label, shown.metrics) for label, shown in zip(labels, group, strict=True)]
-        plot_learning_curves(curves, path, optimal, group[0].run.config.env)
+        finished = next((shown.run.summary for shown in group if shown.run.finished), {})
+        plot_learning_curves(curves, path, optimal, group[0].run.config.env, finished.get("held_out", ()))
         paths.append(path)
     return paths
 

@@ -12,7 +12,8 @@ import click
 
 from torchq import config
 from torchq.cli.commands import flag
-from torchq.config import ALGOS, PRESETS, Range
+from torchq.config import ALGOS, PRESETS
+from torchq.config_fields import Range
 from torchq.errors import spell
 from torchq.presets import resolve, table
 
@@ -134,6 +135,9 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
                           "[default: pendulum; damped-pendulum for lmi-ql, lmi-qli and lspi]"),
         click.Option(["--preset"], type=Name(PRESETS),
                      help="paper: the authors' online protocol.  [default: default, the batched protocol]"),
+        click.Option(["--task", "--tasks", "tasks"], multiple=True, metavar="TASKS",
+                     help="Tasks by their parameters, mass=0.3,length=0.7; a product of values and ranges, "
+                          "mass=0.05:1:8,length=0.5;1; or a .json or .csv file. Repeatable.  [default: --num-tasks]"),
         *(_option(name, text, families) for name, text in config.flags().items()),
         click.Option(["--out"], type=click.Path(path_type=Path), help="Run folder.  [default: runs/ALGO-ENV-N]"),
         click.Option(["--resume"], is_flag=True,

@@ -29,7 +29,7 @@ def command(name: str) -> click.Command:
 
 
 def _train(out: Path | None, resume: bool, progress: bool | None, **flags: Any) -> None:
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
     run = launch(given, out, resume=resume, progress=progress, tell=_tell)
     click.echo(_study_report(run.summary) if run.is_study else _table(run.summary))
 
@@ -78,5 +78,8 @@ def _table(summary: dict[str, Any]) -> str:
         best = f"{optimal[task]:9.1f}" if optimal else "        -"
         lines.append(f"{task:4d}  {median:9.1f}  [{low:9.1f},{high:9.1f}]  {best}")
     shown = lines if len(lines) <= 18 else [*lines[:18], f"… and {len(lines) - 18} more in summary.json"]
+    if apart := summary.get("held_out_return"):
+        numbers = "{median:.1f}, interquartile range [{q25:.1f}, {q75:.1f}], worst {worst:.1f}".format(**apart)
+        shown.append(f"{len(summary['held_out'])} tasks held out, all runs: median {numbers}")
     rate = f"{summary['transitions_per_s']:,.0f} transitions/s, {summary['wall_time_s']:.0f} s"
     return "\n".join([*shown, rate])

@@ -7,6 +7,7 @@ import torch
 from torchq import philox, tree
 from torchq.config import Config
 from torchq.engines.contract import (
+    Batch,
     Block,
     BlockEngine,
     Engine,
@@ -86,24 +87,24 @@ def prepare_block(config: Config, rollout: Rollout, rounds: range) -> Block:
     test = [number.get(episode + 1, -1) for episode in rounds]
     starts = None
     if in_turns or not env.terminates:
-        starts = _starts(rollout, Purpose.RESET, list(rounds), config.num_envs)
+        starts = _starts(rollout, rollout.batch(), Purpose.RESET, list(rounds), config.num_envs)
     return Block(
         rounds.start,
         turns,
         Rates(*(torch.cat(parts).view(len(rounds), turns, length) for parts in zip(*rates, strict=True))),
         starts,
         torch.tensor(test, dtype=torch.int64),
-        _starts(rollout, Purpose.EVALUATION_RESET, tested, config.eval_episodes),
+        _starts(rollout, rollout.test_batch(), Purpose.EVALUATION_RESET, tested, config.eval_episodes),
     )
 
 
-def _starts(rollout: Rollout, purpose: Purpose, episodes: list[int], num_envs: int) -> EnvState:
+def _starts(rollout: Rollout, batch: Batch, purpose: Purpose, episodes: list[int], num_envs: int) -> EnvState:
     """Environments at the start of episodes, (episodes, seeds, tasks, envs)."""
-    env, index = rollout.env, torch.arange(rollout.num_tasks, device=rollout.device)
+    env = rollout.env
     steps = torch.tensor(episodes, dtype=torch.int64, device=rollout.device) * env.episode_length
-    bits = rollout.bits(purpose, steps, index, num_envs, env.num_reset_uniforms)
-    states = [env.reset(rollout.tasks, uniforms) for uniforms in philox.uniform(bits, rollout.dtype)]
+    bits = rollout.bits(purpose, steps, batch.task_index, num_envs, env.num_reset_uniforms)
+    states = [env.reset(batch.tasks, uniforms) for uniforms in philox.uniform(bits, rollout.dtype)]
     if not states:
-        empty = env.reset(rollout.tasks, philox.uniform(bits.new_zeros(bits.shape[1:]), rollout.dtype))
+        empty = env.reset(batch.tasks, philox.uniform(bits.new_zeros(bits.shape[1:]), rollout.dtype))
         return type(empty)(*(field.new_zeros(0, *field.shape) for field in empty))
     return type(states[0])(*(torch.stack(fields) for fields in zip(*states, strict=True)))

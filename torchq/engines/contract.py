@@ -92,7 +92,7 @@ class Block(NamedTuple):
     test: Tensor
     """Number of the test after each round, or −1, (rounds,)."""
     test_starts: EnvState
-    """Environments at the start of each test, (tests, seeds, tasks, episodes)."""
+    """Environments at the start of each test, (tests, seeds, tested tasks, episodes)."""
 
 
 class Played(NamedTuple):
@@ -103,7 +103,7 @@ class Played(NamedTuple):
     statistics: Tensor
     """The fields of `Statistics` of each round, float64, (rounds, seeds, tasks, 4)."""
     returns: Tensor
-    """Undiscounted returns of the tests, (tests, seeds, tasks, episodes)."""
+    """Undiscounted returns of the tests, (tests, seeds, tested tasks, episodes)."""
     finite: Tensor
     """Whether everything learnt was finite at each test, (tests,)."""
 
@@ -114,7 +114,7 @@ class Evaluation(NamedTuple):
     episode: int
     """Rounds played by then."""
     returns: Tensor
-    """Mean over test episodes, (seeds, tasks)."""
+    """Mean over test episodes, (seeds, tested tasks)."""
     statistics: Statistics
     """Since the evaluation before."""
     finite: Tensor
@@ -154,7 +154,7 @@ class Engine(Protocol):
         ...
 
     def greedy_returns(self, learner: LearnerState, env: EnvState, first_step: int) -> Tensor:
-        """Undiscounted returns of greedy episodes of all tasks, like the batch: (seeds, tasks, envs).
+        """Undiscounted returns of greedy episodes of all tested tasks, like the batch: (seeds, tasks, envs).
 
         Args:
             learner: whose greedy policy plays.

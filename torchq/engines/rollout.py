@@ -68,6 +68,10 @@ class Environment(Protocol):
         ...
 
 
+def _count(tasks: Tasks) -> int:
+    return len(getattr(tasks, dataclasses.fields(tasks)[0].name))
+
+
 class Draws(NamedTuple):
     """Random numbers of one step or, with a leading axis, of many; shapes (seeds, tasks, envs[, n])."""
 
@@ -95,6 +99,7 @@ class Rollout:
         num_envs: environments per run and task.
         dtype: floating-point type of environments and learner.
         replay: what is learnt from again at each step; None: each step's transitions, once.
+        test_tasks: parameters of the tasks that are tested, those that learn first; None: only they are.
     """
 
     env: Environment
@@ -106,6 +111,7 @@ class Rollout:
     num_envs: int
     dtype: torch.dtype
     replay: Replay | None = None
+    test_tasks: Tasks | None = None
 
     @property
     def device(self) -> torch.device:
@@ -114,8 +120,13 @@ class Rollout:
 
     @property
     def num_tasks(self) -> int:
-        """M."""
-        return len(getattr(self.tasks, dataclasses.fields(self.tasks)[0].name))
+        """M, of those that learn."""
+        return _count(self.tasks)
+
+    @property
+    def num_tested(self) -> int:
+        """Tasks that are tested."""
+        return self.num_tasks if self.test_tasks is None else _count(self.test_tasks)
 
     def batch(self, task: int | None = None) -> Batch:
         """All tasks, or one of them."""
@@ -125,6 +136,11 @@ class Rollout:
         index = index[task : task + 1]
         parameters = {field.name: getattr(self.tasks, field.name)[index] for field in dataclasses.fields(self.tasks)}
         return Batch(type(self.tasks)(**parameters), index, whole=False)
+
+    def test_batch(self) -> Batch:
+        """All tasks that are tested."""
+        tasks = self.tasks if self.test_tasks is None else self.test_tasks
+        return Batch(tasks, torch.arange(self.num_tested, device=self.device), whole=True)
 
     def bits(self, purpose: Purpose, steps: Tensor, tasks: Tensor, num_envs: int, count: int) -> Tensor:
         """Random words of this run's seeds on this run's device."""

@@ -51,7 +51,7 @@ def interpolate(
 
 
 def rows(
-    factor: Float[Tensor, "seeds groups size rank"], place: Shaped[Tensor, "seeds tasks envs"]
+    factor: Float[Tensor, "seeds groups size rank"], place: Shaped[Tensor, "#seeds tasks envs"]
 ) -> Float[Tensor, "seeds tasks envs rank"]:
     """Rows that a batch visits, from the shared factor or from each task's own; between two, their weighted mean."""
     seeds = torch.arange(factor.shape[0], device=factor.device)[:, None, None]
@@ -92,7 +92,7 @@ def fibre(
 
 
 def accumulate_rows(
-    values: Float[Tensor, "seeds tasks envs rank"], index: Shaped[Tensor, "seeds tasks envs"], size: int, groups: int
+    values: Float[Tensor, "seeds tasks envs rank"], index: Shaped[Tensor, "#seeds tasks envs"], size: int, groups: int
 ) -> Float[Tensor, "seeds groups {size} rank"]:
     """Sum of the values that fall on each row of a factor; rows hit several times add up.
 

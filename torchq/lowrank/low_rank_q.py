@@ -6,36 +6,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from torchq import philox
-from torchq.lowrank import cp, optim, td
-from torchq.lowrank.optim import Moments
+from torchq.lowrank import cp, optim, task_modes, td
+from torchq.lowrank.low_rank_state import LowRankState, constant, normal_factor
 from torchq.lowrank.qtensor import QTensor
 from torchq.lowrank.transitions import Transition
 
 Sharing = Literal["stlrq", "lrq", "clrq"]
-
-
-class LowRankState(NamedTuple):
-    """Factors in the order task (stlrq only), states, actions, each (seeds, groups, size, rank), and their moments."""
-
-    factors: tuple[Tensor, ...]
-    moments: tuple[Moments, ...]
-    num_updates: Tensor
-    """Optimiser steps that each factor has taken; int64 of shape ()."""
-    target: tuple[Tensor, ...] = ()
-    """Factors of the target tensor, like `factors`; () where there is none."""
-
-
-@cache
-def _constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A tensor of numbers, made once and kept: a CUDA graph cannot copy it to the device, and goes on reading it."""
-    return torch.tensor(values, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -62,6 +43,9 @@ class LowRankQ:
         loss_scale: factor of the loss ½δ².
         task_weights: λ_m, one per task; () weighs all by 1.
         init_scale: standard deviation of the initial factors.
+        task_sizes: rows of each task mode, where a task's row is a product of rows of its parameters (`task_modes`);
+            (): a row per task.
+        only_tasks: whether the task modes alone learn, all else staying as it is.
         target_rate: τ in (0, 1]: targets are those of a target tensor Q̄ = [[F̄]] whose factors follow,
             F̄ ← F̄ + τ (F − F̄) after each sweep (Polyak steps; Lillicrap et al. 2016, alg. 1, for networks). The greedy
             policy that is tested is that of Q̄. None: there is none. Differs from the paper, which has none.
@@ -83,6 +67,8 @@ class LowRankQ:
     task_weights: tuple[float, ...] = ()
     init_scale: float = 0.1
     target_rate: float | None = None
+    task_sizes: tuple[int, ...] = ()
+    only_tasks: bool = False
 
     def __post_init__(self) -> None:
         if self.sharing not in ("stlrq", "lrq", "clrq"):
@@ -103,6 +89,8 @@ class LowRankQ:
             raise ValueError(f"target_rate: expected a number above 0 and at most 1, got {self.target_rate}")
         if self.task_weights and len(self.task_weights) != self.num_tasks:
             raise ValueError(f"task_weights: expected {self.num_tasks} weights, got {len(self.task_weights)}")
+        if (self.task_sizes or self.only_tasks) and not self.has_task_mode:
+            raise ValueError(f"task_sizes, only_tasks: expected only with stlrq, got {self.sharing}")
 
     @property
     def couples_tasks(self) -> bool:
@@ -111,13 +99,19 @@ class LowRankQ:
 
     @property
     def has_task_mode(self) -> bool:
-        """Whether the first factor is the task factor."""
+        """Whether the first factors are those of tasks."""
         return self.sharing == "stlrq"
+
+    @property
+    def num_task_modes(self) -> int:
+        """Factors of tasks: one per parameter, or one with a row per task."""
+        return len(self.task_sizes) or int(self.has_task_mode)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Rows of each factor, in the order of the state."""
-        return (*((self.num_tasks,) if self.has_task_mode else ()), *self.state_sizes, *self.action_sizes)
+        tasks = self.task_sizes or ((self.num_tasks,) if self.has_task_mode else ())
+        return (*tasks, *self.state_sizes, *self.action_sizes)
 
     @property
     def groups(self) -> int:
@@ -127,14 +121,11 @@ class LowRankQ:
     def init(self, seeds: Tensor, *, device: torch.device | str, dtype: torch.dtype) -> LowRankState:
         """Normal factors of standard deviation `init_scale`; row i of a task's factor depends on seed, task, row."""
         seeds = seeds.to(device)
-        groups = torch.arange(self.groups, device=device)
         factors = []
         for mode, size in enumerate(self.sizes):
-            rows = torch.arange(size, device=device)
-            step = torch.full((1,), mode, device=device)
-            bits = philox.random_bits(seeds, step, philox.Purpose.INIT, groups, rows, 2 * self.rank)[0]
-            first, second = philox.uniform(bits, torch.float64).chunk(2, dim=-1)
-            factors.append((self.init_scale * philox.normal(first, second)[0]).to(dtype))
+            start = 1.0 if 0 < mode < len(self.task_sizes) else 0.0  # So that products of rows begin as rows do.
+            factor = start + self.init_scale * normal_factor(seeds, mode, self.groups, size, self.rank)
+            factors.append(factor.to(dtype))
         moments = tuple(optim.init_moments(factor, self.optimizer) for factor in factors)
         cold = LowRankState((), moments, torch.zeros((), dtype=torch.int64, device=device))
         return self.start(cold, tuple(factors))
@@ -145,15 +136,19 @@ class LowRankQ:
         return state._replace(factors=factors, target=target)
 
     def policy(self, state: LowRankState) -> LowRankState:
-        """What is tested and kept of a state: the target tensor, where there is one."""
-        return LowRankState(state.target or state.factors, (), state.num_updates)
+        """What is tested and kept of a state: the target tensor, where there is one, with a row per task."""
+        factors = state.target or state.factors
+        if state.task_places:
+            tasks, rest = factors[: self.num_task_modes], factors[self.num_task_modes :]
+            factors = (task_modes.compose(tasks, state.task_places), *rest)
+        return LowRankState(factors, (), state.num_updates)
 
     def action_values(self, state: LowRankState, index: tuple[Tensor, ...], task: Tensor | None = None) -> Tensor:
         """Q(s, ·) of all tasks in order, or of the one task named; (seeds, tasks, envs, actions)."""
-        return self._action_values(state.factors, index, task)
+        return self._action_values(state, state.factors, index, task)
 
     def lookup(self, state: LowRankState, index: tuple[Tensor, ...], task: Tensor) -> Tensor:
-        """Q(s, ·) of a flat batch, a task for each; index and task are (batch,), the values (seeds, batch, actions)."""
+        """Q(s, ·) of a flat batch by a `policy`; index and task are (batch,), the values (seeds, batch, actions)."""
         group = task if self.groups > 1 else torch.zeros_like(task)
         first_action = len(state.factors) - len(self.action_sizes)
         rows = [state.factors[0][:, 0, task]] if self.has_task_mode else []
@@ -167,25 +162,16 @@ class LowRankQ:
         return (cp.product(rows).unsqueeze(-2) * actions).sum(-1)
 
     def to_qtensor(self, state: LowRankState, run: int = 0) -> QTensor:
-        """The Q-tensor of one run, or its target tensor where there is one; modes in the order states, actions, tasks.
+        """The Q-tensor of one run, or its target tensor where there is one; modes in the order states, actions, task.
 
-        Here the task factor is the first, there the last. The tensors of `lrq`, one for each of M tasks, become one of
-        rank M·K: component (m, k) has T[m, (m, k)] = 1 in the task mode, and zeros else.
+        Here the task factor is the first, there the last; for those of `lrq` see `QTensor.from_groups`.
 
         Args:
             state: factors of all runs.
             run: which of them, from 0.
         """
-        factors = [factor[run] for factor in state.target or state.factors]  # (groups, size, rank)
-        if self.has_task_mode:
-            factors = [*factors[1:], factors[0]]
-        if self.groups > 1:
-            factors = [factor.movedim(0, 1).flatten(1) for factor in factors]  # (size, groups · rank)
-            factors.append(torch.eye(self.groups).to(factors[0]).repeat_interleave(self.rank, 1))
-        else:
-            factors = [factor[0] for factor in factors]
-        sizes = {"num_state_modes": len(self.state_sizes), "num_action_modes": len(self.action_sizes)}
-        return QTensor.from_cp((None, factors), **sizes)
+        factors = [factor[run] for factor in self.policy(state).factors]  # (groups, size, rank)
+        return QTensor.from_groups(factors, len(self.state_sizes), len(self.action_sizes))
 
     def update(
         self, state: LowRankState, transition: Transition, learning_rate: Tensor, task: Tensor | None = None
@@ -196,7 +182,7 @@ class LowRankQ:
             ValueError: if the batch is not shaped (seeds, tasks, envs), with the seeds of the state and these tasks.
         """
         transition.check(len(state.factors[0]), self.num_tasks if task is None else len(task), len(self.state_sizes))
-        modes = tuple(range(len(self.sizes)))
+        modes = tuple(range(self.num_task_modes if self.only_tasks else len(self.sizes)))
         blocks = [(mode,) for mode in modes] if self.update_order == "block" else [modes]
         first_error = None
         for _ in range(self.num_sweeps):
@@ -209,7 +195,7 @@ class LowRankQ:
         return state, first_error
 
     def snapshot(self, state: LowRankState, task: int) -> LowRankState:
-        """The factors that one task's action values depend on; no moments."""
+        """What one task's action values depend on, of a `policy`."""
         factors = list(state.factors)
         if self.has_task_mode:
             factors[0] = factors[0][:, :, task : task + 1]
@@ -240,42 +226,60 @@ class LowRankQ:
     ) -> tuple[LowRankState, Tensor]:
         """One optimiser step on some of the factors, all with the same error."""
         indices = (*transition.state_index, *self._action_indices(transition.action))
-        rows = self._rows(state.factors, indices, task)
-        next_values = self._action_values(state.target or state.factors, transition.next_state_index, task)
+        rows = self._rows(state, state.factors, indices, task)
+        next_values = self._action_values(state, state.target or state.factors, transition.next_state_index, task)
         error = td.td_error(cp.entry(rows), transition.reward, transition.discount, next_values)
         direction = td.normalised_semi_gradient if self.normalised else td.semi_gradient
         weighted = self._weigh(error, task)
         step = optim.OPTIMIZERS[self.optimizer]
         factors, moments = list(state.factors), list(state.moments)
         for mode in modes:
-            gradient = self._accumulate(direction(weighted, cp.cofactor(rows, mode)), indices, task, mode)
+            gradient = self._accumulate(state, direction(weighted, cp.cofactor(rows, mode)), indices, task, mode)
             factors[mode], moments[mode] = step(
                 factors[mode], gradient, moments[mode], state.num_updates, learning_rate
             )
         return state._replace(factors=tuple(factors), moments=tuple(moments)), error
 
-    def _action_values(self, factors: tuple[Tensor, ...], index: tuple[Tensor, ...], task: Tensor | None) -> Tensor:
+    def _action_values(
+        self, state: LowRankState, factors: tuple[Tensor, ...], index: tuple[Tensor, ...], task: Tensor | None
+    ) -> Tensor:
         first_action = len(factors) - len(self.action_sizes)
-        rows = self._rows(factors[:first_action], index, task)
+        rows = self._rows(state, factors[:first_action], index, task)
         return cp.fibre(cp.product(rows), cp.khatri_rao(factors[first_action:]))
 
-    def _rows(self, factors: tuple[Tensor, ...], indices: tuple[Tensor, ...], task: Tensor | None) -> list[Tensor]:
+    def _rows(
+        self, state: LowRankState, factors: tuple[Tensor, ...], indices: tuple[Tensor, ...], task: Tensor | None
+    ) -> list[Tensor]:
         if task is not None and not self.couples_tasks:
             raise ValueError("task: expected None, because the tasks of lrq learn side by side, got a task number")
-        rows = []
-        if self.has_task_mode:
-            table = factors[0][:, 0]
-            rows.append((table if task is None else table.index_select(1, task)).unsqueeze(2))
-            factors = factors[1:]
-        return rows + [cp.rows(factor, index) for factor, index in zip(factors, indices, strict=True)]
+        count = len(state.task_places) or int(self.has_task_mode)
+        rows = self._task_rows(state, factors[:count], task)
+        return rows + [cp.rows(factor, index) for factor, index in zip(factors[count:], indices, strict=True)]
 
-    def _accumulate(self, values: Tensor, indices: tuple[Tensor, ...], task: Tensor | None, mode: int) -> Tensor:
+    def _task_rows(self, state: LowRankState, factors: tuple[Tensor, ...], task: Tensor | None) -> list[Tensor]:
+        """Rows of all tasks in order, or of the one named, along each task mode, (seeds, tasks, 1, rank)."""
+        if state.task_places:
+            return task_modes.rows(factors, self._places(state, task))
+        tables = [factor[:, 0] for factor in factors]
+        return [(table if task is None else table.index_select(1, task)).unsqueeze(2) for table in tables]
+
+    def _places(self, state: LowRankState, task: Tensor | None) -> list[Tensor]:
+        """Where the tasks that learn lie along each task mode, or the one named."""
+        if task is None:
+            return [place[: self.num_tasks] for place in state.task_places]
+        return [place.index_select(0, task) for place in state.task_places]
+
+    def _accumulate(
+        self, state: LowRankState, values: Tensor, indices: tuple[Tensor, ...], task: Tensor | None, mode: int
+    ) -> Tensor:
         """Gradient of one whole factor from the gradients of the visited rows."""
-        if not self.has_task_mode:
-            return cp.accumulate_rows(values, indices[mode], self.sizes[mode], self.groups)
-        if mode > 0:
-            return cp.accumulate_rows(values, indices[mode - 1], self.sizes[mode], 1)
-        by_task = values.sum(2).unsqueeze(1)
+        if mode >= self.num_task_modes:
+            index = indices[mode - self.num_task_modes]
+            return cp.accumulate_rows(values, index, self.sizes[mode], self.groups)
+        by_task = values.sum(2).unsqueeze(1)  # (seeds, 1, tasks, rank)
+        if state.task_places:
+            place = self._places(state, task)[mode].view(1, -1, 1)
+            return cp.accumulate_rows(by_task.squeeze(1).unsqueeze(2), place, self.sizes[mode], 1)
         if task is None:
             return by_task
         visited = torch.arange(self.num_tasks, device=values.device) == task
@@ -290,6 +294,6 @@ class LowRankQ:
 
     def _weigh(self, error: Tensor, task: Tensor | None) -> Tensor:
         if self.task_weights:
-            weights = _constant(self.task_weights, error.device, error.dtype)
+            weights = constant(self.task_weights, error.device, error.dtype)
             error = error * (weights if task is None else weights[task]).unsqueeze(-1)
         return error if self.loss_scale == 1.0 else self.loss_scale * error

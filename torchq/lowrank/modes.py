@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-Kind = Literal["cells", "linear", "periodic", "quadratic"]
+Kind = Literal["cells", "linear", "periodic", "quadratic", "log"]
 KINDS = get_args(Kind)
 
 
@@ -37,20 +37,22 @@ class Mode:
         linear     place = (clip(x, low, high) − low) / (high − low) · (size − 1)
         periodic   place = (x − low) / (high − low) · size  modulo size
         quadratic  place = √((clip(x, low, high) − low) / (high − low)) · (size − 1)
+        log        place = log(clip(x, low, high) / low) / log(high / low) · (size − 1)
 
     Cells lie around the points, so that the two at the ends are half as wide as the others; categories, numbered from
     `low` to `high`, are cells. Periodic dimensions have their first point at `low`, and again at `high`. Quadratic ones
-    have points equidistant in the root, and are linear in it between them: for powers, whose roots are amplitudes.
+    have points equidistant in the root, and are linear in it between them: for powers, whose roots are amplitudes. Log
+    ones do the same in the logarithm: for what differs by orders of magnitude.
 
     Args:
         low: lowest point, in the units of the observation.
         high: highest point; one period after `low` for a periodic dimension.
         size: number of points, at least 1.
-        kind: "cells", "linear", "periodic" or "quadratic".
+        kind: "cells", "linear", "periodic", "quadratic" or "log".
 
     Raises:
         ValueError: if the kind is none of these, the size is below 1, a bound is not finite, or low ≥ high where
-            size > 1.
+            size > 1, or low ≤ 0 where the kind is log.
     """
 
     low: float
@@ -69,6 +71,8 @@ class Mode:
             raise ValueError(f"size: expected at least 1 point per dimension, got {self.size}")
         if self.size > 1 and not self.low < self.high:
             raise ValueError(f"low, high: expected low < high, got {self.low} and {self.high}")
+        if self.kind == "log" and not self.low > 0.0:
+            raise ValueError(f"low: expected a number above 0 for a log dimension, got {self.low}")
 
     @property
     def interpolates(self) -> bool:
@@ -88,7 +92,10 @@ class Mode:
         width = x.new_full((), self.high - self.low)
         if self.kind == "periodic":
             return torch.remainder((x - self.low) / width * self.size, self.size)
-        share = (x.clamp(self.low, self.high) - self.low) / width
+        clipped = x.clamp(self.low, self.high)
+        if self.kind == "log":
+            return torch.log(clipped / self.low) / math.log(self.high / self.low) * (self.size - 1)
+        share = (clipped - self.low) / width
         scaled = (share.sqrt() if self.kind == "quadratic" else share) * (self.size - 1)
         return scaled.round().long().clamp(0, self.size - 1) if self.kind == "cells" else scaled
 
@@ -97,6 +104,8 @@ class Mode:
         if self.kind == "periodic":
             return torch.linspace(self.low, self.high, self.size + 1, dtype=dtype)[:-1]
         share = torch.linspace(0.0, 1.0, self.size, dtype=dtype)
+        if self.kind == "log":
+            return self.low * (self.high / self.low) ** share
         if self.kind == "quadratic":
             return self.low + (self.high - self.low) * share.square()
         return torch.linspace(self.low, self.high, self.size, dtype=dtype)

@@ -169,8 +169,27 @@ class QTensor(nn.Module):
         return module
 
     @classmethod
+    def from_groups(
+        cls, factors: Sequence[Float[Tensor, "groups _ rank"]], num_state_modes: int, num_action_modes: int
+    ) -> QTensor:
+        """The factors of a learner in one tensor: [task,] states, actions.
+
+        Groups, one tensor for each of M tasks, become one tensor of rank M·K: component (m, k) has T[m, (m, k)] = 1 in
+        the task mode, and zeros else.
+        """
+        first, groups = len(factors) - num_state_modes - num_action_modes, len(factors[0])
+        ordered = [*factors[first:], *factors[:first]]
+        if groups > 1:
+            rank = ordered[0].shape[-1]
+            flat = [factor.movedim(0, 1).flatten(1) for factor in ordered]  # (size, groups · rank)
+            flat.append(torch.eye(groups).to(flat[0]).repeat_interleave(rank, 1))
+        else:
+            flat = [factor[0] for factor in ordered]
+        return cls.from_cp((None, flat), num_state_modes=num_state_modes, num_action_modes=num_action_modes)
+
+    @classmethod
     def from_run(cls, folder: str | Path, *, run: int = 0, task: int | None = None) -> QTensor:
-        """The Q-tensor that a run folder's checkpoint holds, for stlrq with its task mode.
+        """The Q-tensor that a run folder's checkpoint holds, for stlrq with its task modes.
 
         Args:
             folder: the run folder.
@@ -199,8 +218,9 @@ class QTensor(nn.Module):
             raise ValueError(f"run: expected a number from 0 to {seeds - 1}, got {run}")
         if (task is None) != (algo != "lrq") or (task is not None and not 0 <= task < groups):
             raise ValueError(f"task: expected a number from 0 to {groups - 1} for lrq, else None, got {task}")
-        ordered = [*factors[1:], factors[0]] if algo == "stlrq" else factors
-        num_states = len(factors) - (2 if algo == "stlrq" else 1)
+        parameters = sum(name.startswith("learner.task_places.") for name in loaded[0])
+        num_tasks = parameters or int(algo == "stlrq")
+        ordered, num_states = [*factors[num_tasks:], *factors[:num_tasks]], len(factors) - num_tasks - 1
         return cls.from_cp((None, [factor[run, task or 0] for factor in ordered]), num_state_modes=num_states)
 
     def extra_repr(self) -> str:

@@ -19,10 +19,11 @@ from torchq.engines.select import select
 from torchq.errors import UsageError
 from torchq.lowrank.learner import Learner
 from torchq.lowrank.low_rank_q import LowRankQ
-from torchq.lowrank.modes import Grid, Kind, Mode
+from torchq.lowrank.modes import Grid, Mode
 from torchq.lowrank.replay import Replay
 from torchq.lowrank.tabular_q import TabularQ
 from torchq.runs import memory
+from torchq.runs.tasks import KINDS, TaskSet, task_set
 
 CONTRACT = (
     "name", "terminates", "num_actions", "episode_length", "num_reset_uniforms", "num_step_uniforms", "grid_low",
@@ -36,13 +37,18 @@ class Experiment:
 
     config: Config
     rollout: Rollout
-    task_list: list[Any]
+    task_set: TaskSet
     engine: Engine
     initial_state: RunState
     notes: tuple[str, ...] = ()
     """What the user should know about the choices made, one line each."""
     about_replay: str | None = None
     """What is learnt from again, in one line."""
+
+    @property
+    def task_list(self) -> list[Any]:
+        """All tasks that are tested, those that learn first."""
+        return self.task_set.tasks
 
     @property
     def longest_block(self) -> int:
@@ -58,7 +64,7 @@ class Experiment:
     def work(self) -> int:
         """Elements that one step touches, to the order of magnitude: all factors, and their rows for the batch."""
         again = self.config.replay_batch if self.rollout.replay else 0
-        transitions = len(self.task_list) * (self.config.num_envs + again)
+        transitions = self.task_set.num_trained * (self.config.num_envs + again)
         batch = transitions * sum(self.rollout.grid.mode_sizes) * self.config.rank
         state = sum(tensor.numel() for tensor in tree.flatten(self.initial_state.learner).values())
         return self.config.num_seeds * batch + state
@@ -74,12 +80,6 @@ class Experiment:
     def evaluate(self, policy: LearnerState, evaluation: int) -> Tensor:
         """Returns of a learner's greedy policy, mean over test episodes; shaped (seeds, tasks)."""
         return evaluate(self.rollout, self.engine, policy, evaluation, self.config.eval_episodes)
-
-
-_KINDS: dict[str, Kind] = {
-    "continuous": "linear", "periodic": "periodic", "quadratic": "quadratic", "category": "cells",
-}  # fmt: skip
-"""The mode that interpolates a dimension, by what a family says the dimension is."""
 
 
 def make_grid(config: Config, env: Environment) -> Grid:
@@ -101,9 +101,9 @@ def make_grid(config: Config, env: Environment) -> Grid:
     try:
         if len(dimensions) != len(env.grid_low):
             raise ValueError(f"expected {len(env.grid_low)}, as many as in grid_low, got {len(dimensions)}")
-        return Grid(tuple(Mode(one.low, one.high, one.points, _KINDS[one.kind]) for one in dimensions))
+        return Grid(tuple(Mode(one.low, one.high, one.points, KINDS[one.kind]) for one in dimensions))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        expected = f"dimensions with low, high, points and a kind of {', '.join(_KINDS)}"
+        expected = f"dimensions with low, high, points and a kind of {', '.join(KINDS)}"
         raise UsageError(f"`env`: expected {expected}, but {type(env).__name__} has others ({error})") from error
 
 
@@ -114,12 +114,13 @@ def make_replay(config: Config) -> Replay | None:
     return Replay(config.replay_ratio, config.replay_batch, config.replay_capacity, config.replay_recent)
 
 
-def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -> Learner:
+def make_learner(config: Config, grid: Grid, num_actions: int, tasks: TaskSet) -> Learner:
     """The learner that a configuration asks for.
 
     Raises:
         UsageError: if the task weights do not match the tasks.
     """
+    num_tasks = tasks.num_trained
     if config.task_weights and len(config.task_weights) != num_tasks:
         raise UsageError(
             f"`task_weights`: expected one weight for each of {num_tasks} tasks, got {len(config.task_weights)}"
@@ -140,7 +141,15 @@ def make_learner(config: Config, grid: Grid, num_actions: int, num_tasks: int) -
         task_weights=config.task_weights,
         init_scale=config.init_scale,
         target_rate=config.target_rate or None,
+        task_sizes=() if tasks.modes is None else tasks.modes.sizes,
     )
+
+
+def cold_state(learner: Learner, tasks: TaskSet, seeds: Tensor, dtype: torch.dtype) -> Any:
+    """The learner's state before the first transition."""
+    state = learner.init(seeds, device=seeds.device, dtype=dtype)
+    places = tasks.places(seeds.device, dtype)
+    return state._replace(task_places=places) if places else state
 
 
 def device_name(device: str) -> str:
@@ -175,38 +184,42 @@ def prepare(
         UsageError: if the configuration contradicts the environment, or the run does not fit in memory.
     """
     families.check(env, CONTRACT, "discrete actions and a grid", config.algo)
-    task_list = env.sample_tasks(config.num_tasks)
-    config = config.replace(num_tasks=len(task_list), device=device_name(config.device))
+    of_run = task_set(config, env)
+    config = config.replace(num_tasks=len(of_run.tasks), device=device_name(config.device))
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
-    tasks = families.stack_tasks(task_list, device=device, dtype=dtype)
+    tasks = families.stack_tasks(of_run.trained, device=device, dtype=dtype)
+    tested = families.stack_tasks(of_run.tasks, device=device, dtype=dtype) if of_run.held_out else None
     grid = make_grid(config, env)
-    learner = make_learner(config, grid, env.num_actions, len(task_list))
+    learner = make_learner(config, grid, env.num_actions, of_run)
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     free = memory.available(device)
     room = free if free is None or device.type == "cpu" else free // 3  # Graphs keep buffers of their own.
     room = room if fit_replay else None
-    config, about_replay = _with_capacity(config, env, len(grid.mode_sizes), room)
-    rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, make_replay(config))
+    learning = config.replace(num_tasks=of_run.num_trained)
+    capacity, about_replay = _capacity(learning, env, len(grid.mode_sizes), room)
+    config = config.replace(replay_capacity=capacity)
+    replay = make_replay(config)
+    rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, replay, tested)
     too_large = memory.too_large(config, rollout, free)
 
     in_turns = protocols.takes_turns(config, rollout)
     batch = rollout.batch(0 if in_turns else None)
-    cold = learner.init(seeds, device=device, dtype=dtype)
-    nothing = Statistics.zeros(len(seeds), len(task_list), device, dtype)
+    cold = cold_state(learner, of_run, seeds, dtype)
+    nothing = Statistics.zeros(len(seeds), of_run.num_trained, device, dtype)
     first = warm_start(config, rollout, cold) if warm_start else cold
     stored = rollout.empty_memory(memory.replay_slots(config, env.episode_length))
     state = RunState(first, rollout.reset(batch, 0), nothing, stored)
-    num_steps = config.episodes * env.episode_length * (len(task_list) if in_turns else 1)
+    num_steps = config.episodes * env.episode_length * (of_run.num_trained if in_turns else 1)
     engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
     notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
     config = config.replace(engine=engine.name)
-    return Experiment(config, rollout, task_list, engine, state, notes, about_replay)
+    return Experiment(config, rollout, of_run, engine, state, notes, about_replay)
 
 
-def _with_capacity(config: Config, env: Environment, num_modes: int, free: int | None) -> tuple[Config, str | None]:
-    """The configuration with a replay capacity that memory allows, and what the user should know about it."""
+def _capacity(config: Config, env: Environment, num_modes: int, free: int | None) -> tuple[int, str | None]:
+    """The replay capacity that memory allows, and what the user should know about it."""
     if config.replay_ratio == 0:
-        return config, None
+        return config.replay_capacity, None
     capacity = memory.affordable_capacity(config, num_modes, env.episode_length, free)
     kept = f"the latest {config.replay_recent:.0%} of each task's, at most {capacity:,}"
     if capacity < config.replay_capacity:
@@ -215,4 +228,4 @@ def _with_capacity(config: Config, env: Environment, num_modes: int, free: int |
     size = memory.shown(memory.replay_bytes(config, num_modes, env.episode_length))
     updates = f"{config.replay_ratio} update{'s' if config.replay_ratio > 1 else ''} a step"
     drawn = f"{config.num_envs} new and {config.replay_batch} stored transitions of each task"
-    return config, f"replay: {updates}, from {drawn}, drawn from {kept} ({size})"
+    return capacity, f"replay: {updates}, from {drawn}, drawn from {kept} ({size})"

@@ -30,10 +30,11 @@ def new_config(out: Path | None, given: Mapping[str, Any]) -> Config:
     if out is not None:
         _check_free(out)
     rest = dict(given)
-    return resolve(rest.pop("algo"), rest.pop("env", _default_env(given["algo"])), rest.pop("preset", "default"), rest)
+    return resolve(rest.pop("algo"), rest.pop("env", default_env(given["algo"])), rest.pop("preset", "default"), rest)
 
 
-def _default_env(algo: str) -> str:
+def default_env(algo: str) -> str:
+    """The family that a method is trained on unless told otherwise."""
     return "damped-pendulum" if algo in QUADRATIC_ALGOS else "pendulum"
 
 

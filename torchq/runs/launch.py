@@ -16,9 +16,10 @@ from torchq.engines import torch_settings
 from torchq.errors import Interrupted, UsageError, keyword, spell
 from torchq.runs import training
 from torchq.runs.experiment import Experiment, prepare
-from torchq.runs.folder import claim, new_config, resumed_config, write_config
+from torchq.runs.folder import CONFIG, claim, default_env, new_config, read_config, resumed_config, write_config
 from torchq.runs.monte_carlo import make_cases, run_study
 from torchq.runs.run import Run
+from torchq.runs.task_specs import read_tasks
 from torchq.runs.warm_starts import quadratic_starts, start_low_rank
 
 Tell = Callable[[str, int], None]
@@ -41,7 +42,8 @@ def train(*, out: str | Path | None = None, resume: bool = False, progress: bool
         progress: whether to show a bar; None shows it on a terminal.
         settings: `algo` ("stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli" or "lspi"), and any of `env`, `preset`
             and the fields of `torchq.config.Config`, which `train.py --help` explains; None is as good as left out.
-            `env` is the name of a family, or "module:Family" for one of your own.
+            `env` is the name of a family, or "module:Family" for one of your own. `tasks` are parameters, such as
+            {"mass": 0.3, "length": 0.7}, or words or files that say them, see `torchq.runs.task_specs`.
 
     Raises:
         UsageError: a ValueError, if a setting is not as expected.
@@ -78,11 +80,23 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
         TorchqError: see `train`.
         Interrupted: on Ctrl-C.
     """
+    given = _with_tasks(given, out if resume else None)
     config = resumed_config(out, given) if resume else new_config(out, given)
     family = families.make(config.env)
     start = _study if config.algo in QUADRATIC_ALGOS else _learner
     with torch_settings.threads_kept():
         return Run(start(config, family, out, resume, progress, tell))
+
+
+def _with_tasks(given: Mapping[str, Any], resumed: Path | None) -> Mapping[str, Any]:
+    """The settings with the parameters of each task in the place of words and files that say them."""
+    if not given.get("tasks"):
+        return {name: value for name, value in given.items() if name != "tasks"}
+    if resumed and (resumed / CONFIG).exists():
+        name = read_config(resumed).env
+    else:
+        name = given.get("env", default_env(given.get("algo", "")))
+    return {**given, "tasks": read_tasks(given["tasks"], families.make(name))}
 
 
 def _learner(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:

@@ -25,6 +25,7 @@ from torchq.runs.folder import SUMMARY
 from torchq.runs.metrics import METRICS
 from torchq.runs.study import Case, Outcome, Row, make_case, run_seed
 from torchq.runs.study_results import COLUMNS, by_samples, plot_study, quartiles, read_rows
+from torchq.runs.tasks import task_list
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
@@ -47,7 +48,7 @@ def make_cases(config: Config, family: Any) -> list[Case]:
     families.check(env, _CONTRACT, "continuous controls", config.algo)
     return [
         make_case(env, task, families.stack_tasks([task], dtype=torch.float64), index)
-        for index, task in enumerate(env.sample_tasks(config.num_tasks))
+        for index, task in enumerate(task_list(config, env))
     ]
 
 

@@ -23,24 +23,26 @@ class Curve(NamedTuple):
     metrics: Metrics
 
 
-def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[float] | None, title: str = "") -> None:
+def plot_learning_curves(
+    curves: Sequence[Curve], path: Path, optimal: Sequence[float] | None, title: str = "", held_out: Sequence[int] = ()
+) -> None:
     """Draw return against samples per task, with the optimum as a line.
 
     Each seed's evaluations are averaged over a window of a fortieth of the run before the quartiles are taken. With
-    more tasks than panels, one panel shows the mean over tasks.
+    more tasks than panels, one panel shows the mean over tasks, and another that over the tasks held out.
 
     Args:
         curves: the runs, all on the same tasks.
         path: of the PNG; replaced if it exists.
         optimal: optimal return of each task.
         title: above the panels.
+        held_out: numbers of the tasks that are tested only.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    num_tasks = curves[0].metrics.returns.shape[2]
-    together = num_tasks > MAX_PANELS
-    panels = 1 if together else num_tasks
+    groups = _panels(curves[0].metrics.returns.shape[2], held_out)
+    panels = len(groups)
     columns = min(4, panels)
     num_rows = -(-panels // columns)
     figure = Figure(figsize=(max(6.4, 3.6 * columns), 3.2 * num_rows + 0.6), layout="constrained")
@@ -49,13 +51,13 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[
         if panel >= panels:
             axis.set_visible(False)
             continue
+        name, tasks = groups[panel]
         for curve in curves:
-            returns = curve.metrics.returns
-            _draw(axis, curve, returns.mean(2) if together else returns[:, :, panel])
+            _draw(axis, curve, curve.metrics.returns[:, :, tasks].mean(2))
         if optimal is not None:
-            value = float(np.mean(optimal)) if together else optimal[panel]
+            value = float(np.mean([optimal[task] for task in tasks]))
             axis.axhline(value, color="0.35", linestyle="--", linewidth=1, label="optimum")
-        axis.set_title(f"mean of {num_tasks} tasks" if together else f"task {panel}")
+        axis.set_title(name)
         axis.set_xlabel("samples per task")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
@@ -66,6 +68,16 @@ def plot_learning_curves(curves: Sequence[Curve], path: Path, optimal: Sequence[
     axes[0, 0].legend(loc="lower right", fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
+
+
+def _panels(num_tasks: int, held_out: Sequence[int]) -> list[tuple[str, list[int]]]:
+    """Titles of the panels, and the tasks whose mean each shows."""
+    if num_tasks <= MAX_PANELS:
+        names = [f"task {task}, held out" if task in held_out else f"task {task}" for task in range(num_tasks)]
+        return [(name, [task]) for task, name in enumerate(names)]
+    learn = [task for task in range(num_tasks) if task not in set(held_out)]
+    kinds = [(f"mean of {len(learn)} tasks", learn), (f"mean of {len(held_out)} held out", list(held_out))]
+    return [kind for kind in kinds if kind[1]]
 
 
 def _window(curve: Curve) -> int:

@@ -17,13 +17,14 @@ from torchq.errors import CheckpointError, UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.qtensor import QTensor
 from torchq.quadratic.forms import Quadratic
-from torchq.runs.experiment import make_grid, make_learner, prepare
+from torchq.runs.experiment import cold_state, make_grid, make_learner, prepare
 from torchq.runs.folder import CONFIG, SUMMARY, read_config
 from torchq.runs.metrics import METRICS, Metrics, read_metrics
 from torchq.runs.monte_carlo import make_cases
 from torchq.runs.policy import ControlPolicy, GridPolicy
 from torchq.runs.study import Row
 from torchq.runs.study_results import read_rows
+from torchq.runs.tasks import TaskSet, task_set
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,15 @@ class Run:
             return ControlPolicy(tuple(make_cases(config, families.make(config.env))), learnt)
         env = families.make(config.env)
         grid = make_grid(config, env)
-        learner = make_learner(config, grid, env.num_actions, int(config.num_tasks or 1))
-        template = learner.init(torch.arange(config.num_seeds), device="cpu", dtype=getattr(torch, config.dtype))
-        state = tree.unflatten(template, tensors, "learner")
-        return GridPolicy(learner, learner.policy(tree.select(state, self.index)), grid, int(config.num_tasks or 1))
+        learner = make_learner(config, grid, env.num_actions, self.tasks)
+        template = cold_state(learner, self.tasks, torch.arange(config.num_seeds), getattr(torch, config.dtype))
+        learnt = learner.policy(tree.unflatten(template, tensors, "learner"))
+        return GridPolicy(learner, tree.select(learnt, self.index), grid, int(config.num_tasks or 1))
+
+    @cached_property
+    def tasks(self) -> TaskSet:
+        """The tasks of a learner on a grid, and where they lie along the task modes."""
+        return task_set(self.config, families.make(self.config.env))
 
     @cached_property
     def q_tensor(self) -> QTensor:

@@ -92,7 +92,7 @@ def train(
         total=config.episodes, initial=here.episode, unit="ep", disable=None if progress is None else not progress
     )
     begun, saved, count = time.monotonic() - here.seconds, here.seconds, 1
-    episodes_a_round = len(rollout.seeds) * rollout.num_tasks * max(config.num_envs, config.eval_episodes)
+    episodes_a_round = len(rollout.seeds) * rollout.num_tested * max(config.num_envs, config.eval_episodes)
     longest = min(max(1, MAX_STARTS // episodes_a_round), experiment.longest_block)
     try:
         while here.episode < config.episodes:
@@ -167,26 +167,28 @@ def _report(experiment: Experiment, evaluation: Evaluation, read_episode: int, s
     steps = (episode - read_episode) * experiment.rollout.env.episode_length
     report = {
         "rollout/ep_rew_mean": float((sums["reward"] / np.maximum(sums["episodes"], 1.0)).mean()),
-        "rollout/exploration_rate": _epsilon(config, experiment.rollout, greedy.shape[1], episode),
-        "time/fps": steps * config.num_envs * greedy.size / seconds,
+        "rollout/exploration_rate": _epsilon(config, experiment.rollout, episode),
+        "time/fps": steps * config.num_envs * sums["reward"].size / seconds,
         "train/td_error": float(sums["absolute_error"].mean() / steps),
         "train/loss": float(0.5 * sums["squared_error"].mean() / steps),
-        "eval/mean_reward": float(greedy.mean()),
+        "eval/mean_reward": float(greedy[:, : experiment.task_set.num_trained].mean()),
     }
+    if experiment.task_set.held_out:
+        report["eval/held_out_mean_reward"] = float(greedy[:, experiment.task_set.num_trained :].mean())
     shown = greedy.mean(0)[:MAX_TASKS_ON_BOARD]
     return report | {f"eval/mean_reward/{task}": float(value) for task, value in enumerate(shown)}
 
 
-def _epsilon(config: Config, rollout: Rollout, num_tasks: int, episode: int) -> float:
+def _epsilon(config: Config, rollout: Rollout, episode: int) -> float:
     """Exploration rate after some episodes."""
-    ticks = episode * rollout.env.episode_length * config.num_envs * config.epsilon_clock(num_tasks)
+    ticks = episode * rollout.env.episode_length * config.num_envs * config.epsilon_clock(rollout.num_tasks)
     return max(config.epsilon_end, config.epsilon_start * math.exp(ticks * math.log(config.epsilon_decay)))
 
 
 def _replay_report(experiment: Experiment, state: RunState, episode: int) -> dict[str, float]:
     """How full the memory is, and what the target tensor expects from the start of an episode: maxₐ Q̄(s₀, a)."""
     config, rollout = experiment.config, experiment.rollout
-    start = rollout.index(rollout.reset(rollout.batch(), episode * rollout.env.episode_length))
+    start = rollout.index(rollout.reset(rollout.test_batch(), episode * rollout.env.episode_length))
     values = rollout.learner.action_values(rollout.learner.policy(state.learner), start).amax(-1)
     return {
         "train/target_value": float(values.mean()),
@@ -255,15 +257,17 @@ def _finish(experiment: Experiment, folder: Path, wall_time: float) -> dict[str,
     wanted = config.optimal if config.optimal is not None else len(experiment.task_list) <= MAX_TASKS_FOR_OPTIMUM
     optimal = optimal_returns(rollout.env, experiment.task_list, rollout.device) if wanted else None
     metrics = read_metrics(folder, config.num_seeds, len(experiment.task_list))
-    low, median, high = np.percentile(metrics.final_return(), [25, 50, 75], axis=0)
+    final, trained = metrics.final_return(), experiment.task_set.num_trained
+    low, median, high = np.percentile(final, [25, 50, 75], axis=0)
     samples = config.episodes * rollout.env.episode_length * config.num_envs
-    transitions = samples * len(experiment.task_list) * config.num_seeds
+    transitions = samples * experiment.task_set.num_trained * config.num_seeds
     summary = {
         "algo": config.algo,
         "env": config.env,
         "preset": config.preset,
         "num_seeds": config.num_seeds,
         "tasks": [vars(task) for task in experiment.task_list],
+        **_held_out(final[:, trained:], trained),
         "samples_per_task": samples,
         "transitions": transitions,
         "wall_time_s": wall_time,
@@ -276,6 +280,19 @@ def _finish(experiment: Experiment, folder: Path, wall_time: float) -> dict[str,
         "optimal_return": optimal,
         "versions": versions(),
     }
-    plot_learning_curves([Curve(config.algo, metrics)], folder / "learning_curve.png", optimal, config.env)
+    curve, tested = Curve(config.algo, metrics), range(trained, len(experiment.task_list))
+    plot_learning_curves([curve], folder / "learning_curve.png", optimal, config.env, tested)
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
     return summary
+
+
+def _held_out(final: np.ndarray, trained: int) -> dict[str, Any]:
+    """Entries of the summary about tasks that are tested only: their numbers, and quartiles over them and all runs."""
+    if not final.size:
+        return {}
+    low, median, high = np.percentile(final, [25, 50, 75])
+    quartiles = {"median": median, "q25": low, "q75": high, "worst": final.min()}
+    return {
+        "held_out": list(range(trained, trained + final.shape[1])),
+        "held_out_return": {name: float(value) for name, value in quartiles.items()},
+    }

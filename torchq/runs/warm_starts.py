@@ -12,7 +12,8 @@ from torchq.checkpoint import load_checkpoint
 from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
 from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
-from torchq.lowrank.low_rank_q import LowRankQ, LowRankState
+from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.modes import Grid
 from torchq.lowrank.qtensor import QTensor
 from torchq.quadratic.forms import Quadratic, form

@@ -69,13 +69,19 @@ static inline Transition recalled(const real *record) {
   return {recalled_place(record), recalled_place(record + STATE_MODES), int32_t(rest[0]), rest[1], rest[2]};
 }
 
+// Where a task lies along the mode of a parameter.
+struct TaskPlace {
+  int64_t below, above;
+  real weight;
+};
+
 // Factors of one run, their moments, and room for gradients.
 struct Batched {
   const Run run;
   const Args &a;
   const int64_t tasks, batch, per_task;  // environments in all; transitions of a task in an update
   int64_t pieces, parts, shared_rows;
-  std::vector<Row<RANK>> values, first, second, target, gradient, task_gradient;
+  std::vector<Row<RANK>> values, first, second, target, gradient, task_gradient, parameter_gradient;
   Row<ACTIONS> columns[RANK_PADDED] = {}, target_columns[RANK_PADDED] = {};
   std::vector<double> sums;
   // Of each environment: who it is, where it stands before and after a step, and what the step gave.
@@ -83,8 +89,9 @@ struct Batched {
   std::vector<real> parameter[Family::PARAMETERS + 1], reward, discount;
   std::vector<int32_t> action;
   Rows rows[2], landed_;
+  std::vector<TaskPlace> task_places;    // (tasks, TASK_MODES)
   std::vector<const real *> records[4];  // Stored transitions of each task for as many updates, (tasks, batch).
-  int64_t offset[MODES];
+  int64_t offset[ALL_MODES];
 
   explicit Batched(const Run &run_)
       : run(run_), a(run_.a), tasks(run_.tasks), batch(tasks * a.envs), per_task(a.per_task()) {
@@ -93,21 +100,85 @@ struct Batched {
     // Parts hold whole tasks, or tasks hold whole parts, so that no two parts add to one row of the task factor.
     if (pieces > 1) parts = pieces;
     int64_t rows = 0;
-    for (int mode = 0; mode < MODES; ++mode) offset[mode] = rows, rows += a.rows[mode];
-    shared_rows = rows - (HAS_TASK ? a.rows[0] : 0);
+    for (int mode = 0; mode < ALL_MODES; ++mode) offset[mode] = rows, rows += a.rows[mode];
+    shared_rows = offset[ACTION] + a.rows[ACTION] - offset[FIRST_STATE];
     for (auto *kind : {&values, &first, &second}) kind->assign(rows, {});
     if (has_target()) target.assign(rows, {});
     if (a.replay_ratio) for (auto &drawn : records) drawn.resize(tasks * a.replay_batch);
     gradient.resize(parts * shared_rows);
     if (HAS_TASK) task_gradient.resize(tasks * pieces);
+    parameter_gradient.resize(rows - first_parameter_row());
     sums.assign(tasks * pieces * 4, 0);
     place();
-    for (int mode = 0; mode < MODES; ++mode) copy(mode, true);
+    for (int mode = 0; mode < ALL_MODES; ++mode) copy(mode, true);
+    place_tasks(), compose();
     transpose(values, columns);
     if (has_target()) transpose(target, target_columns);
   }
 
-  bool has_target() const { return a.target[0] != nullptr; }
+  bool has_target() const { return a.target[ACTION] != nullptr; }
+
+  // Whether the rows of tasks are made up of those of their parameters: torchq.lowrank.task_modes.
+  bool composes() const { return TASK_MODES && a.factors[ALL_MODES - 1] != nullptr; }
+
+  int64_t first_parameter_row() const { return offset[ACTION] + a.rows[ACTION]; }
+
+  // Which modes learn.
+  bool learns(int mode) const {
+    if (mode == 0 && composes()) return false;
+    return !ONLY_TASKS || mode == 0 || mode > ACTION;
+  }
+
+  // Where tasks lie along the modes of their parameters.
+  void place_tasks() {
+    if (!composes()) return;
+    for (int64_t at = 0; at < tasks * TASK_MODES; ++at) {
+      const real place = a.task_places[at], below = std::floor(place);
+      const int64_t size = a.rows[MODES + at % std::max(TASK_MODES, 1)], row = int64_t(below) % size;
+      task_places.push_back({row, (row + 1) % size, place - below});
+    }
+  }
+
+  // The row of a parameter at a task's place: cp.interpolate.
+  Row<RANK> parameter_row(const std::vector<Row<RANK>> &factors, int64_t task, int p) const {
+    const TaskPlace &at = task_places[task * TASK_MODES + p];
+    Row<RANK> mixed = factors[offset[MODES + p] + at.below];
+    const Row<RANK> &next = factors[offset[MODES + p] + at.above];
+    for (int i = 0; i < mixed.VECTORS; ++i)
+      mixed.part[i] = fma(splat(at.weight), next.part[i] - mixed.part[i], mixed.part[i]);
+    return mixed;
+  }
+
+  // The rows of the task mode: task_modes.compose.
+  void compose() {
+    if (!composes()) return;
+    for (auto *factors : {&values, &target}) {
+      if (factors->empty()) continue;
+      for (int64_t task = 0; task < tasks; ++task) {
+        Row<RANK> row = parameter_row(*factors, task, 0);
+        for (int p = 1; p < TASK_MODES; ++p) row = row * parameter_row(*factors, task, p);
+        (*factors)[offset[0] + task] = row;
+      }
+    }
+  }
+
+  // Gradients of the parameters' modes from those of tasks, by the chain rule: task_modes.spread.
+  LONG void spread() {
+    if (!composes()) return;
+    std::fill(parameter_gradient.begin(), parameter_gradient.end(), Row<RANK>{});
+    for (int64_t task = 0; task < tasks; ++task) {
+      Row<RANK> g = {};
+      for (int64_t piece = 0; piece < pieces; ++piece) g.add(1, task_gradient[task * pieces + piece]);
+      for (int p = 0; p < TASK_MODES; ++p) {
+        Row<RANK> mine = g;
+        for (int other = 0; other < TASK_MODES; ++other)
+          if (other != p) mine = mine * parameter_row(values, task, other);
+        const TaskPlace &at = task_places[task * TASK_MODES + p];
+        Row<RANK> *rows = &parameter_gradient[offset[MODES + p] - first_parameter_row()];
+        rows[at.below].add(1 - at.weight, mine), rows[at.above].add(at.weight, mine);
+      }
+    }
+  }
 
   // Environments in a row, and the grid points where they start.
   void place() {
@@ -145,7 +216,7 @@ struct Batched {
   }
 
   void write_back() {
-    for (int mode = 0; mode < MODES; ++mode) copy(mode, false);
+    for (int mode = 0; mode < ALL_MODES; ++mode) copy(mode, false);
     for (int64_t task = 0; task < tasks; ++task) {
       double *out = run.statistics(task);
       for (int64_t piece = 0; piece < pieces; ++piece) {
@@ -420,7 +491,7 @@ struct Batched {
   // The same for a block known at run time: one mode, or all of them.
   template <int MODE = 0>
   void accumulate_block(int block, int64_t part, int64_t step, int64_t update, bool report) {
-    if constexpr (!BLOCK_ORDER) accumulate<0, MODES>(part, step, update, report);
+    if constexpr (!BLOCK_ORDER) accumulate<0, ONLY_TASKS ? HAS_TASK : MODES>(part, step, update, report);
     else if (block == MODE) accumulate<MODE, MODE + 1>(part, step, update, report);
     else if constexpr (MODE + 1 < MODES) accumulate_block<MODE + 1>(block, part, step, update, report);
   }
@@ -459,7 +530,8 @@ struct Batched {
     const real rate = a.learning_rate[step], correction1 = corrections.first, correction2 = corrections.second;
     for (int64_t index = from; index < to; ++index) {
       Row<RANK> g = {};
-      if (HAS_TASK && mode == 0) {
+      if (mode > ACTION) g = parameter_gradient[offset[mode] - first_parameter_row() + index];
+      else if (HAS_TASK && mode == 0) {
         // Tasks of the batch are the rows in order, or the one row named.
         int64_t task = tasks == a.rows[0] ? index : index == run.task_row(0) ? 0 : -1;
         for (int64_t piece = 0; task >= 0 && piece < pieces; ++piece) g.add(1, task_gradient[task * pieces + piece]);
@@ -487,6 +559,7 @@ struct Batched {
 
   // After a sweep: what is kept of the factors besides them.
   void finish_sweep() {
+    compose();
     transpose(values, columns);
     if (has_target()) transpose(target, target_columns);
   }
@@ -499,8 +572,9 @@ struct Batched {
       for (int64_t task = 0; task < tasks; ++task) draw(task, step, update);
     for (int block = 0; block < (BLOCK_ORDER ? MODES : 1); ++block) {
       for (int64_t part = 0; part < parts; ++part) accumulate_block(block, part, step, update, sweep + block == 0);
-      for (int mode = 0; mode < MODES; ++mode)
-        if (!BLOCK_ORDER || mode == block) descend_rows(mode, 0, a.rows[mode], step, corrections);
+      spread();
+      for (int mode = 0; mode < ALL_MODES; ++mode)
+        if (learns(mode) && (!BLOCK_ORDER || mode == block)) descend_rows(mode, 0, a.rows[mode], step, corrections);
     }
     if (has_target()) follow(0, int64_t(values.size()));
     finish_sweep();

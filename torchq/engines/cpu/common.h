@@ -5,10 +5,11 @@ constexpr int ACTIONS_PADDED = (ACTIONS + WIDTH - 1) / WIDTH * WIDTH;
 constexpr int STATE_MODES = JOINT ? 1 : Family::DIMENSIONS;
 constexpr int MODES = HAS_TASK + STATE_MODES + 1;  // task (stlrq only), states, action
 constexpr int FIRST_STATE = HAS_TASK, ACTION = MODES - 1;
+constexpr int ALL_MODES = MODES + TASK_MODES;  // and those of the tasks' parameters, whose rows make up the task mode
 constexpr real BETA1 = real(0.9), BETA2 = real(0.999), EPS = real(1e-8);
 constexpr double GRID_LOW_[] = GRID_LOW, GRID_HIGH_[] = GRID_HIGH;
 constexpr int GRID_SIZES_[] = GRID_SIZES;
-enum Kind { CELLS, LINEAR, PERIODIC, QUADRATIC };
+enum Kind { CELLS, LINEAR, PERIODIC, QUADRATIC, LOG };
 constexpr int GRID_KINDS_[] = GRID_KINDS;
 
 // Whether a state mode has two active rows: torchq.lowrank.modes.
@@ -23,10 +24,11 @@ struct Args {
   const real *parameters;          // (tasks, PARAMETERS)
   void *state[Family::FIELDS];     // (seeds, tasks, envs), each of its own type
   int64_t field_bytes[Family::FIELDS];
-  real *factors[MODES];            // (seeds, groups, rows, RANK)
-  int64_t factor_groups[MODES];
-  real *first[MODES], *second[MODES];
-  int64_t rows[MODES];
+  real *factors[ALL_MODES];        // (seeds, groups, rows, RANK); that of tasks is null where it is made up
+  int64_t factor_groups[ALL_MODES];
+  real *first[ALL_MODES], *second[ALL_MODES];
+  int64_t rows[ALL_MODES];
+  const real *task_places;         // (tasks, TASK_MODES), or null
   const real *epsilon, *learning_rate;  // (steps)
   const real *task_weights;             // (tasks), or null
   double *statistics;                   // (seeds, tasks, 4): reward, episodes, |error|, error squared, over all steps
@@ -34,7 +36,7 @@ struct Args {
   int64_t replay_ratio, replay_batch, replay_capacity, slots;
   double replay_recent;
   real *memory;                         // (seeds, tasks, slots, RECORD): stored transitions, or null
-  real *target[MODES];                  // the target tensor's factors, or null
+  real *target[ALL_MODES];              // the target tensor's factors, or null
   real target_rate;
   real gamma;
 
@@ -51,7 +53,10 @@ struct Block {
   Args args;                            // of the first turn of the first round
   int64_t rounds, turns, fresh, test_envs;  // fresh: every round begins with states of its own
   const int64_t *test;                  // (rounds): number of the test after each, or -1
-  void *test_state[Family::FIELDS];     // (tests, seeds, tasks, test_envs)
+  int64_t test_tasks;                   // those of the batch, and others that are tested only
+  const int64_t *test_index;
+  const real *test_parameters;
+  void *test_state[Family::FIELDS];     // (tests, seeds, test_tasks, test_envs)
   uint8_t *finite;                      // (tests, seeds, groups)
 
   // The arguments of one turn. Those of a block lie one round after the other, rates one turn after the other.
@@ -70,9 +75,11 @@ struct Block {
   Args tested(int64_t round) const {
     Args a = args;
     a.envs = test_envs, a.first_step += (round + 1) * a.steps;
+    a.tasks = test_tasks, a.task_index = test_index, a.parameters = test_parameters;
+    if (TASK_MODES) a.rows[0] = test_tasks;
     a.total += test[round] * a.seeds * a.tasks * a.envs;
-    if (a.target[0]) std::copy(a.target, a.target + MODES, a.factors);
-    for (auto *unused : {a.first, a.second, a.target}) std::fill(unused, unused + MODES, nullptr);
+    if (a.target[ACTION]) std::copy(a.target, a.target + ALL_MODES, a.factors);
+    for (auto *unused : {a.first, a.second, a.target}) std::fill(unused, unused + ALL_MODES, nullptr);
     a.replay_ratio = 0;
     forward(a, test_state, test[round]);
     return a;
@@ -114,6 +121,11 @@ template <class L> static inline typename L::r between(typename L::r x, int d) {
     return modulo((x - fill<Real>(low)) / fill<Real>(high - low) * size, size);
   }
   const Real clipped = lower(upper(x, fill<Real>(low)), fill<Real>(high));
+  if (GRID_KINDS_[d] == LOG) {
+    const Real scale = fill<Real>(real(std::log(GRID_HIGH_[d] / GRID_LOW_[d])));
+    const Real shifted = map(clipped / fill<Real>(low), [](real v) { return std::log(v); });
+    return shifted / scale * fill<Real>(real(GRID_SIZES_[d] - 1));
+  }
   const Real share = (clipped - fill<Real>(low)) / fill<Real>(high - low);
   const Real scaled = GRID_KINDS_[d] == QUADRATIC ? map(share, [](real v) { return std::sqrt(v); }) : share;
   return scaled * fill<Real>(real(GRID_SIZES_[d] - 1));
@@ -194,7 +206,7 @@ struct Run {
 
   // Whether its factors, their moments and the target tensor are finite.
   bool finite() const {
-    for (int mode = 0; mode < MODES; ++mode)
+    for (int mode = 0; mode < ALL_MODES; ++mode)
       for (real *const *tensors : {a.factors, a.first, a.second, a.target}) {
         const real *from = tensors[mode] ? row(tensors, mode, 0) : nullptr;
         for (int64_t i = 0; from && i < a.rows[mode] * RANK; ++i)

@@ -14,7 +14,8 @@ from torchq.engines.codegen.trace import TranslationError, trace_family
 from torchq.engines.contract import Batch, Block, EnvState, LearnerState, Played, Rates, RunState, UnavailableError
 from torchq.engines.cpu import build
 from torchq.engines.rollout import Rollout
-from torchq.lowrank.low_rank_q import LowRankQ, LowRankState
+from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.modes import KINDS
 from torchq.lowrank.optim import Moments
 
@@ -42,6 +43,8 @@ class CppEngine:
             raise UnavailableError("it needs stlrq, lrq or clrq")
         if len(rollout.learner.action_sizes) != 1:
             raise UnavailableError("it needs one action mode")
+        if rollout.learner.update_order == "block" and (rollout.learner.task_sizes or rollout.learner.only_tasks):
+            raise UnavailableError("blocks of modes need a row per task, and all modes to learn")
         self.rollout, self.learner = rollout, rollout.learner
         self._real: Any = ctypes.c_float if rollout.dtype == torch.float32 else ctypes.c_double
         start = rollout.reset(rollout.batch(0), 0)
@@ -50,7 +53,8 @@ class CppEngine:
             self._library = build.library(_constants(rollout, self.learner), cpp.family(program))
         except (TranslationError, RuntimeError, OSError) as error:
             raise UnavailableError(str(error).strip().partition("\n")[0]) from error
-        self._arguments = _arguments(len(program.field_types), len(self.learner.sizes), self._real)
+        self._num_modes = len(self.learner.sizes) + int(bool(self.learner.task_sizes))  # And the one made up of others.
+        self._arguments = _arguments(len(program.field_types), self._num_modes, self._real)
         assert ctypes.sizeof(self._arguments) == self._library.torchq_size()
 
     def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int, *, updates: bool = True) -> RunState:
@@ -64,22 +68,20 @@ class CppEngine:
             updates: whether to learn; without, the environments are played by the behaviour policy alone.
         """
         learner, env, statistics, memory = state
-        factors, target = map(_copies, (learner.factors, learner.target))
-        moments = [Moments(*map(_copy, moment)) for moment in learner.moments]
+        changed = self._copied(learner)
         fields, steps = [_copy(field) for field in env], len(rates.epsilon)
         sums = torch.zeros(*statistics.reward.shape, 4, dtype=torch.float64)
         weights = None
         if self.learner.task_weights:
             weights = torch.tensor(self.learner.task_weights, dtype=self.rollout.dtype)[batch.task_index]
         self._call(
-            "torchq_train", batch, factors, fields, groups=self.learner.groups, steps=steps, first_step=first_step,
+            "torchq_train", batch, fields, groups=self.learner.groups, steps=steps, first_step=first_step,
             updates=int(updates), num_updates=int(learner.num_updates), epsilon=rates.epsilon,
-            learning_rate=rates.learning_rate, task_weights=weights, statistics=sums,
-            first=[moment.first for moment in moments], second=[moment.second for moment in moments], target=target,
+            learning_rate=rates.learning_rate, task_weights=weights, statistics=sums, **changed,
             **self._replay(memory if updates else ()),
         )  # fmt: skip
         count = learner.num_updates + int(updates) * steps * self._sweeps_per_step
-        after = LowRankState(tuple(factors), tuple(moments), count, tuple(target))
+        after = self._learnt(learner, changed, count)
         return RunState(after, type(env)(*fields), statistics.plus(*sums.unbind(-1)), memory)
 
     def greedy_returns(self, learner: LearnerState, env: EnvState, first_step: int) -> Tensor:
@@ -87,8 +89,8 @@ class CppEngine:
         factors, fields = [factor.contiguous() for factor in learner.factors], [_copy(field) for field in env]
         total = torch.zeros(fields[0].shape, dtype=torch.float64)
         self._call(
-            "torchq_greedy", self.rollout.batch(), factors, fields, groups=max(factor.shape[1] for factor in factors),
-            steps=self.rollout.env.episode_length, first_step=first_step, total=total,
+            "torchq_greedy", self.rollout.test_batch(), fields, groups=max(factor.shape[1] for factor in factors),
+            factors=factors, steps=self.rollout.env.episode_length, first_step=first_step, total=total,
         )  # fmt: skip
         return total.to(self.rollout.dtype)
 
@@ -96,8 +98,7 @@ class CppEngine:
         """Whole rounds with their tests, as in `BlockEngine`."""
         learner, rollout = state.learner, self.rollout
         rounds, length = len(block.test), rollout.env.episode_length
-        factors, target = map(_copies, (learner.factors, learner.target))
-        moments = [Moments(*map(_copy, moment)) for moment in learner.moments]
+        changed, tested = self._copied(learner), rollout.test_batch()
         fields = [_copy(field) for field in block.starts or state.env]  # ([rounds,] seeds, tasks, envs)
         tests = [_copy(field) for field in block.test_starts]
         sums = torch.zeros(rounds, len(rollout.seeds), rollout.num_tasks, 4, dtype=torch.float64)
@@ -105,19 +106,18 @@ class CppEngine:
         finite = torch.zeros(len(total), len(rollout.seeds), self.learner.groups, dtype=torch.uint8)
         weights = torch.tensor(self.learner.task_weights, dtype=rollout.dtype) if self.learner.task_weights else None
         self._call(
-            "torchq_play", rollout.batch(), factors, fields, groups=self.learner.groups, steps=length, updates=1,
+            "torchq_play", rollout.batch(), fields, groups=self.learner.groups, steps=length, updates=1,
             first_step=block.first_round * length, num_updates=int(learner.num_updates), task_weights=weights,
             epsilon=block.rates.epsilon, learning_rate=block.rates.learning_rate, statistics=sums, total=total,
-            first=[moment.first for moment in moments], second=[moment.second for moment in moments],
+            test_tasks=len(tested.task_index), test_index=tested.task_index, test_parameters=tested.parameters,
             rounds=rounds, turns=block.turns, fresh=int(block.starts is not None), test_envs=total.shape[-1],
-            test=block.test, test_state=tests, finite=finite, target=target, **self._replay(state.replay),
+            test=block.test, test_state=tests, finite=finite, **changed, **self._replay(state.replay),
         )  # fmt: skip
         count = learner.num_updates + rounds * block.turns * length * self._sweeps_per_step
         ended = [field[-1] for field in fields] if block.starts else fields
         if block.turns > 1:
             ended = [field[:, -1:] for field in ended]  # Of the last turn, (seeds, 1, envs).
-        after = LowRankState(tuple(factors), tuple(moments), count, tuple(target))
-        env = type(state.env)(*ended)
+        env, after = type(state.env)(*ended), self._learnt(learner, changed, count)
         return Played(after, env, sums, total.to(rollout.dtype), finite.bool().all(-1).all(-1))
 
     @property
@@ -134,13 +134,41 @@ class CppEngine:
             "replay_capacity": replay.capacity, "replay_recent": replay.recent,
         }  # fmt: skip
 
-    def _call(self, function: str, batch: Batch, factors: list[Tensor], fields: list[Tensor], **given: Any) -> None:
+    def _copied(self, learner: LowRankState) -> dict[str, Any]:
+        """Arguments of what a learner's state holds, copies of it: in the program parameters' modes are the last."""
+        if learner.task_places:
+            places = torch.stack(learner.task_places, dim=-1).to(self.rollout.dtype).contiguous()
+            rest = {"task_places": places}
+        else:
+            rest = {}
+        kinds = (learner.factors, [m.first for m in learner.moments], [m.second for m in learner.moments])
+        names = ("factors", "first", "second", "target")
+        return rest | {name: self._ordered(kind) for name, kind in zip(names, (*kinds, learner.target), strict=True)}
+
+    def _ordered(self, tensors: Any) -> list[Tensor | None]:
+        """Copies of a tensor of each mode in the program's order, where no tensor is made up for the task mode."""
+        made: list[Tensor | None] = [_copy(tensor) for tensor in tensors]
+        own = len(self.learner.task_sizes)
+        return [None, *made[own:], *made[:own]] if own and made else made
+
+    def _learnt(self, before: LowRankState, changed: dict[str, Any], count: Tensor) -> LowRankState:
+        """The state of a learner from what the program has changed."""
+        own, found = len(self.learner.task_sizes), {}
+        for name in ("factors", "first", "second", "target"):
+            tensors = changed[name]
+            found[name] = (*tensors[-own:], *tensors[1:-own]) if own and tensors else tuple(tensors)
+        moments = tuple(map(Moments, found["first"], found["second"]))
+        return before._replace(factors=found["factors"], moments=moments, num_updates=count, target=found["target"])
+
+    def _call(self, function: str, batch: Batch, fields: list[Tensor], **given: Any) -> None:
         """Call the program with the arguments given; tensors by their addresses, and what is left out 0."""
         seeds, tasks, envs = fields[0].shape[-3:]
+        factors = given["factors"]
         given |= {
             "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(), "run_seeds": self.rollout.seeds,
-            "task_index": batch.task_index, "parameters": batch.parameters, "state": fields, "factors": factors,
-            "factor_groups": [factor.shape[1] for factor in factors], "rows": [factor.shape[2] for factor in factors],
+            "task_index": batch.task_index, "parameters": batch.parameters, "state": fields,
+            "factor_groups": [1 if factor is None else factor.shape[1] for factor in factors],
+            "rows": [tasks if factor is None else factor.shape[2] for factor in factors],
             "gamma": self.rollout.gamma, "field_bytes": [field.element_size() for field in fields],
             "target_rate": self.learner.target_rate or 0.0,
         }  # fmt: skip
@@ -149,7 +177,7 @@ class CppEngine:
         for name, value in given.items():
             arguments = block if name in own else block.args
             if isinstance(value, list) and value:
-                getattr(arguments, name)[:] = [_address(x) if isinstance(x, Tensor) else x for x in value]
+                getattr(arguments, name)[: len(value)] = [_address(x) if isinstance(x, Tensor) else x for x in value]
             elif not isinstance(value, list):
                 setattr(arguments, name, _address(value) if isinstance(value, Tensor) else value)
         getattr(self._library, function)(ctypes.byref(block))
@@ -170,6 +198,7 @@ def _constants(rollout: Rollout, learner: LowRankQ) -> dict[str, str]:
         "GRID_LOW": _braces(mode.low for mode in grid.modes), "GRID_HIGH": _braces(mode.high for mode in grid.modes),
         "GRID_SIZES": _braces(grid.sizes), "GRID_KINDS": _braces(_KINDS[mode.kind] for mode in grid.modes),
         "OPTIMIZER": _OPTIMIZERS[learner.optimizer], "BLOCK_ORDER": int(learner.update_order == "block"),
+        "TASK_MODES": len(learner.task_sizes), "ONLY_TASKS": int(learner.only_tasks),
         "NORMALISED": int(learner.normalised), "SWEEPS": learner.num_sweeps, "LOSS_SCALE": learner.loss_scale,
     }  # fmt: skip
     return {name: str(value) for name, value in constants.items()}
@@ -189,8 +218,9 @@ def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Struct
             ("run_seeds", pointer), ("task_index", pointer), ("parameters", pointer), ("state", fields),
             ("field_bytes", ctypes.c_int64 * num_fields),
             ("factors", modes), ("factor_groups", ctypes.c_int64 * num_modes), ("first", modes), ("second", modes),
-            ("rows", ctypes.c_int64 * num_modes), ("epsilon", pointer), ("learning_rate", pointer),
-            ("task_weights", pointer), ("statistics", pointer), ("total", pointer),
+            ("rows", ctypes.c_int64 * num_modes),
+            *((name, pointer) for name in ("task_places", "epsilon", "learning_rate", "task_weights", "statistics")),
+            ("total", pointer),
             *((count, ctypes.c_int64) for count in ("replay_ratio", "replay_batch", "replay_capacity", "slots")),
             ("replay_recent", ctypes.c_double),
             ("memory", pointer), ("target", modes), ("target_rate", real), ("gamma", real),
@@ -199,14 +229,11 @@ def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Struct
     class Block(ctypes.Structure):
         _fields_ = [
             ("args", Args), *((count, ctypes.c_int64) for count in ("rounds", "turns", "fresh", "test_envs")),
-            ("test", pointer), ("test_state", fields), ("finite", pointer),
+            ("test", pointer), ("test_tasks", ctypes.c_int64), ("test_index", pointer), ("test_parameters", pointer),
+            ("test_state", fields), ("finite", pointer),
         ]  # fmt: skip
 
     return Block
-
-
-def _copies(tensors: tuple[Tensor, ...]) -> list[Tensor]:
-    return [_copy(tensor) for tensor in tensors]
 
 
 def _copy(tensor: Tensor) -> Tensor:

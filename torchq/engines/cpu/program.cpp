@@ -38,8 +38,8 @@ static bool side_by_side(const Args &a, int64_t tasks) {
 // One run by one thread, from the first step to the last.
 static void train_alone(const Run &run) {
   const Args &a = run.a;
-  if constexpr (BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED && !any_interpolates()) {
-    if (run.tasks * a.per_task() == 1 && !a.target[0]) {
+  if constexpr (BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED && !any_interpolates() && !TASK_MODES && !ONLY_TASKS) {
+    if (run.tasks * a.per_task() == 1 && !a.target[ACTION]) {
       const Decay decay(a);
       return Online(a, decay).train(run);
     }
@@ -73,8 +73,10 @@ static void train_in_parts(const Args &a) {
             for (int64_t part = 0; part < p.parts; ++part)
               p.accumulate_block(block, part, step, update, sweep + block == 0);
             const Batched::Corrections corrections(p.update_number(step, sweep));
-            for (int mode = 0; mode < MODES; ++mode) {
-              if (BLOCK_ORDER && mode != block) continue;
+#pragma omp single
+            p.spread();
+            for (int mode = 0; mode < ALL_MODES; ++mode) {
+              if (!p.learns(mode) || (BLOCK_ORDER && mode != block)) continue;
               const int64_t slices = (a.rows[mode] + ROWS - 1) / ROWS;
 #pragma omp for schedule(static)
               for (int64_t slice = 0; slice < slices; ++slice)

@@ -9,9 +9,19 @@ import torch
 from torch import Tensor
 
 from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState, Statistics
-from torchq.engines.gpu.tensors import STRICT, Kernels, copied_moments, copies, on_device, power_of_two
+from torchq.engines.gpu.tensors import (
+    STRICT,
+    Kernels,
+    copied_moments,
+    copies,
+    kernel_sizes,
+    on_device,
+    power_of_two,
+)
 from torchq.engines.rollout import Rollout
-from torchq.lowrank.low_rank_q import LowRankQ, LowRankState
+from torchq.lowrank import optim, task_modes
+from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.optim import Moments
 
 _BLOCKS, _TILE = 1024, 64
@@ -46,12 +56,20 @@ class _Sums(NamedTuple):
 
 
 class _Changed(NamedTuple):
-    """Copies that kernels write to."""
+    """Copies to write to: those of the kernels' modes or, where a task's row is made up, of its parameters' modes."""
 
     factors: list[Tensor]
     target: list[Tensor]
     first: list[Tensor]
     second: list[Tensor]
+
+    def after(self, count: int) -> _Changed:
+        """Without those of some first modes."""
+        return _Changed(*(tensors[count:] for tensors in self))
+
+    def upto(self, count: int) -> _Changed:
+        """Those of some first modes alone."""
+        return _Changed(*(tensors[:count] for tensors in self))
 
 
 def _lanes(rank: int) -> int:
@@ -91,8 +109,9 @@ class BatchedEngine:
             raise NotImplementedError("joint updates of tasks that take turns have no Triton program")
         learner, env, statistics, memory = state
         rollout, replay = self.kernels.rollout, self.kernels.rollout.replay if updates else None
-        factors, target, fields = copies(learner.factors), copies(learner.target), copies(env)
-        changed, clock = _Changed(factors, target, *copied_moments(learner)), on_device(first_step, rollout.device)
+        all_modes = _Changed(copies(learner.factors), copies(learner.target), *copied_moments(learner))
+        fields = copies(env)
+        changed, clock = self._with_table(all_modes, learner), on_device(first_step, rollout.device)
         played = self._sums(self._acting, len(Statistics._fields))
         learnt = self._sums(self._learning, 2) if replay else played
         for step_index in range(len(rates.epsilon)):
@@ -101,9 +120,11 @@ class BatchedEngine:
                 if replay:
                     self._learn(batch, changed, learnt, memory, clock, step_index, update)
                 self._descend(changed, learnt, rates, learner.num_updates, step_index, update)
+                if self.kernels.learner.task_sizes:
+                    self._descend_tasks(changed, all_modes, learnt, rates, learner, step_index, update)
         count = learner.num_updates + int(updates) * len(rates.epsilon) * rollout.updates_per_step
-        moments = tuple(map(Moments, changed.first, changed.second))
-        after = LowRankState(tuple(factors), moments, count, tuple(target))
+        moments = tuple(map(Moments, all_modes.first, all_modes.second))
+        after = LowRankState(tuple(all_modes.factors), moments, count, tuple(all_modes.target), learner.task_places)
         totals = self._totals(played, self._acting)
         if replay:
             totals[..., 2:] = self._totals(learnt, self._learning)
@@ -132,7 +153,46 @@ class BatchedEngine:
     def _shared_rows(self) -> int:
         """Rows of all modes that tasks share."""
         learner = self.kernels.learner
-        return sum(learner.sizes[int(learner.has_task_mode) :])
+        return sum((*learner.state_sizes, *learner.action_sizes))
+
+    def _with_table(self, all_modes: _Changed, learner: LowRankState) -> _Changed:
+        """The modes of the kernels: a row per task, made up of rows of its parameters where it has none."""
+        own = len(self.kernels.learner.task_sizes)
+        if not own:
+            return all_modes
+        rest, unused = all_modes.after(own), all_modes.first[:1]
+        table, target = (
+            [self._composed(factors[:own], learner).contiguous()] if factors else []
+            for factors in (all_modes.factors, all_modes.target)
+        )
+        return _Changed(table + rest.factors, target + rest.target, unused + rest.first, unused + rest.second)
+
+    def _composed(self, factors: list[Tensor], learner: LowRankState) -> Tensor:
+        count = self.kernels.learner.num_tasks
+        return task_modes.compose(factors, [place[:count] for place in learner.task_places])
+
+    def _descend_tasks(
+        self, changed: _Changed, all_modes: _Changed, sums: _Sums, rates: Rates, learner: LowRankState, step_index: int,
+        update: int,
+    ) -> None:  # fmt: skip
+        """The optimiser's step on the modes of parameters, and the rows of tasks that are made up of them."""
+        ours, rollout, own = self.kernels.learner, self.kernels.rollout, len(self.kernels.learner.task_sizes)
+        plan, tasks = self._learning if rollout.replay else self._acting, all_modes.upto(own)
+        by_task = sums.by_task[:, : ours.num_tasks * plan.pieces].unflatten(1, (ours.num_tasks, plan.pieces)).sum(2)
+        places = [place[: ours.num_tasks] for place in learner.task_places]
+        gradients = task_modes.spread(by_task.unsqueeze(1), tasks.factors, places)
+        number = learner.num_updates + step_index * rollout.updates_per_step + update + 1
+        step, rate = optim.OPTIMIZERS[ours.optimizer], rates.learning_rate[step_index]
+        for mode, gradient in enumerate(gradients):
+            moments = Moments(tasks.first[mode], tasks.second[mode])
+            factor, moments = step(tasks.factors[mode], gradient, moments, number, rate)
+            tasks.factors[mode].copy_(factor), tasks.first[mode].copy_(moments.first)
+            tasks.second[mode].copy_(moments.second)
+            if tasks.target:
+                tasks.target[mode].add_((ours.target_rate or 0.0) * (factor - tasks.target[mode]))
+        for table, factors in zip((changed.factors, changed.target), (tasks.factors, tasks.target), strict=True):
+            if factors:
+                table[0].copy_(self._composed(factors, learner))
 
     def _play(
         self, batch: Batch, changed: _Changed, fields: list[Tensor], sums: _Sums, memory: Any, rates: Rates,
@@ -174,8 +234,10 @@ class BatchedEngine:
 
         rollout, learner, first_row = self.kernels.rollout, self.kernels.learner, 0
         plan = self._learning if rollout.replay else self._acting
-        for mode, size in enumerate(learner.sizes):
+        for mode, size in enumerate(kernel_sizes(learner)):
             tasked = learner.has_task_mode and mode == 0
+            if (tasked and learner.task_sizes) or (learner.only_tasks and not tasked):
+                continue
             buffer, parts = (sums.by_task, plan.pieces) if tasked else (sums.shared, plan.blocks)
             batched_kernels.descend[(plan.programs * size,)](
                 changed.factors[mode], changed.first[mode], changed.second[mode],
@@ -201,8 +263,9 @@ def greedy_returns(kernels: Kernels, learner: LearnerState, env: EnvState, first
     lanes = min(_lanes(factors[0].shape[-1]), power_of_two(envs))
     pieces = -(-envs // lanes)
     batched_kernels.greedy[(runs * num_tasks * pieces,)](
-        tuple(factors), tuple(factor.shape[1] for factor in factors), tuple(copies(env)), rollout.batch().parameters,
-        rollout.seeds, total, on_device(first_step, rollout.device), rollout.env.episode_length, num_tasks, envs,
-        pieces, LANES=lanes, **kernels.constants,
+        tuple(factors), tuple(factor.shape[1] for factor in factors), tuple(factor.shape[2] for factor in factors),
+        tuple(copies(env)), rollout.test_batch().parameters, rollout.seeds, total,
+        on_device(first_step, rollout.device), rollout.env.episode_length, num_tasks, envs, pieces, LANES=lanes,
+        **kernels.constants,
     )  # fmt: skip
     return total

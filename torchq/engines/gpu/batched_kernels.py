@@ -215,12 +215,12 @@ def descend(
 
 @triton.jit
 def greedy(
-    factors, factor_groups, state, parameters, seeds, total, first_step, num_steps, num_tasks, num_envs, num_pieces,
-    FAMILY: tl.constexpr, MODEL: tl.constexpr, LANES: tl.constexpr,
+    factors, factor_groups, factor_rows, state, parameters, seeds, total, first_step, num_steps, num_tasks, num_envs,
+    num_pieces, FAMILY: tl.constexpr, MODEL: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Undiscounted returns of whole greedy episodes: programs are (run · task, LANES environments), flat.
 
-    `factor_groups` is 1 for each mode that tasks share and their number for the others.
+    `factor_groups` is 1 for each mode that tasks share and their number for the others; `factor_rows` are its rows.
     """
     ACTION: tl.constexpr = MODEL.ACTION
     program = (tl.program_id(0) // num_pieces).to(tl.int64)
@@ -232,7 +232,7 @@ def greedy(
     offset = ()
     for mode in tl.static_range(ACTION + 1):
         group = task * (factor_groups[mode] > 1)
-        offset = offset + ((run * factor_groups[mode] + group) * MODEL.SIZES[mode] * MODEL.RANK,)
+        offset = offset + ((run * factor_groups[mode] + group) * factor_rows[mode] * MODEL.RANK,)
     like = tl.zeros([LANES], factors[0].dtype.element_ty)
     s, p = load(state, at, inside, FAMILY.FIELDS), load_parameters(parameters, task + env * 0, FAMILY.PARAMETERS)
     returns, alive = like, env >= 0

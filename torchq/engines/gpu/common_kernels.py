@@ -22,7 +22,7 @@ REPLAYING = tl.constexpr(int(Purpose.REPLAY))
 BETA1, BETA2, EPSILON = tl.constexpr(0.9), tl.constexpr(0.999), tl.constexpr(1e-8)  # Adamax (Kingma and Ba 2015)
 LOG2_BETA1, LOG2_BETA2 = tl.constexpr(math.log2(0.9)), tl.constexpr(math.log2(0.999))
 # How a state mode is interpolated: the order of torchq.lowrank.modes.KINDS.
-CELLS, PERIODIC, QUADRATIC = tl.constexpr(0), tl.constexpr(2), tl.constexpr(3)
+CELLS, PERIODIC, QUADRATIC, LOG = tl.constexpr(0), tl.constexpr(2), tl.constexpr(3), tl.constexpr(4)
 
 
 @triton.jit
@@ -98,6 +98,10 @@ def between(x, LOW: tl.constexpr, HIGH: tl.constexpr, SIZE: tl.constexpr, KIND: 
     if KIND == PERIODIC:
         scaled = divide(x - LOW, full(x, HIGH - LOW, x.dtype)) * SIZE
         place = remainder(scaled, full(x, SIZE, x.dtype))
+    elif KIND == LOG:
+        low, high = full(x, LOW, x.dtype), full(x, HIGH, x.dtype)
+        clipped = tl.minimum(tl.maximum(x, low), high)
+        place = tl.log(divide(clipped, low)) / tl.log(divide(high, low)) * (SIZE - 1)
     else:
         share = divide(tl.minimum(tl.maximum(x, LOW), HIGH) - LOW, full(x, HIGH - LOW, x.dtype))
         if KIND == QUADRATIC:

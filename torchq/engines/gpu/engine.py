@@ -11,7 +11,7 @@ from torchq.engines.codegen.trace import TranslationError, trace_family
 from torchq.engines.contract import Engine, UnavailableError
 from torchq.engines.gpu.batched import BatchedEngine
 from torchq.engines.gpu.online import OnlineEngine
-from torchq.engines.gpu.tensors import FamilyConstants, Kernels, ModelConstants, power_of_two
+from torchq.engines.gpu.tensors import FamilyConstants, Kernels, ModelConstants, kernel_sizes, power_of_two
 from torchq.engines.graph import GraphEngine
 from torchq.engines.rollout import Rollout
 from torchq.lowrank.low_rank_q import LowRankQ
@@ -58,6 +58,8 @@ def _checked(rollout: Rollout) -> LowRankQ:
         raise UnavailableError("blocks of modes need `num_envs=1`")
     if learner.update_order == "block" and (rollout.grid.interpolates or rollout.replay or learner.target_rate):
         raise UnavailableError("blocks of modes need cells, without replay and target tensor")
+    if learner.update_order == "block" and (learner.task_sizes or learner.only_tasks):
+        raise UnavailableError("blocks of modes need a row per task, and all modes to learn")
     if learner.update_order == "block" and learner.optimizer != "adamax":
         raise UnavailableError("blocks of modes need Adamax")
     if learner.update_order == "joint" and learner.num_sweeps != 1:
@@ -77,7 +79,7 @@ def _family(rollout: Rollout, program: FamilyProgram) -> FamilyConstants:
 
 
 def _model(rollout: Rollout, learner: LowRankQ) -> ModelConstants:
-    grid, actions, sizes = rollout.grid, rollout.env.num_actions, learner.sizes
+    grid, actions, sizes = rollout.grid, rollout.env.num_actions, kernel_sizes(learner)
     together = tuple(min(_ROWS, power_of_two(size)) for size in sizes)
     return ModelConstants(
         tuple(mode.low for mode in grid.modes), tuple(mode.high for mode in grid.modes), tuple(grid.sizes),

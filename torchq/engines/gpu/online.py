@@ -7,7 +7,7 @@ from torch import Tensor
 from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState
 from torchq.engines.gpu.batched import greedy_returns
 from torchq.engines.gpu.tensors import Kernels, copied_moments, copies, on_device
-from torchq.lowrank.low_rank_q import LowRankState
+from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.optim import Moments
 
 

@@ -83,6 +83,12 @@ class Kernels(NamedTuple):
         return self.learner.loss_scale * torch.tensor(weights, dtype=self.rollout.dtype, device=self.rollout.device)
 
 
+def kernel_sizes(learner: LowRankQ) -> tuple[int, ...]:
+    """Rows of each mode as the kernels know them: a row per task, also where it is made up of its parameters' rows."""
+    tasks = (learner.num_tasks,) if learner.has_task_mode else ()
+    return (*tasks, *learner.state_sizes, *learner.action_sizes)
+
+
 def power_of_two(size: int) -> int:
     """The next power of two, at least 1."""
     return 1 << (size - 1).bit_length()

@@ -1,0 +1,121 @@
+"""Tasks in words: mass=0.3,length=0.7, products of values and ranges, and files of tasks."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchq.errors import UsageError
+from torchq.lowrank.modes import Mode
+from torchq.runs.tasks import KINDS
+
+_EXAMPLE = "such as mass=0.3,length=0.7 or mass=0.05:1:8,length=0.5;1 or a .json or .csv file"
+Task = dict[str, float]
+
+
+def read_tasks(given: Any, env: Any) -> tuple[Task, ...]:
+    """Parameters of tasks by name.
+
+    Each item is one of
+        "mass=0.3,length=0.7"            one task
+        "mass=0.05:1:8,length=0.5;1"     a product: 8 values from 0.05 to 1, spaced as the family says, times two
+        "tasks.json", "tasks.csv"        a list of objects, or a table with a line for each task
+        {"mass": 0.3, "length": 0.7}     one task, or a parameters dataclass of the family
+
+    Args:
+        given: such an item, or several.
+        env: the family.
+
+    Raises:
+        UsageError: naming the item that is not as expected.
+    """
+    single = isinstance(given, str | Path | Mapping) or dataclasses.is_dataclass(given)
+    found = [task for item in ([given] if single else given) for task in _read(item, env)]
+    if not found:
+        raise UsageError(f"`tasks`: expected tasks {_EXAMPLE}, got none")
+    return tuple(found)
+
+
+def _read(item: Any, env: Any) -> Iterable[Task]:
+    names = [field.name for field in dataclasses.fields(env.sample_tasks(1)[0])]
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        item = vars(item)
+    if isinstance(item, Mapping):
+        return [_checked(item, names, str(dict(item)))]
+    text = str(item)
+    if Path(text).suffix in (".json", ".csv"):
+        return [_checked(row, names, text) for row in _rows(Path(text))]
+    return _product(text, names, env)
+
+
+def _product(text: str, names: Sequence[str], env: Any) -> list[Task]:
+    said = dict(zip(names, getattr(env, "parameters", ()), strict=False))
+    axes = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise UsageError(f"`tasks`: expected tasks {_EXAMPLE}, got {text!r}")
+        _known(name, names)
+        axes[name] = [number for piece in value.split(";") for number in _span(piece, said.get(name), text)]
+    products = itertools.product(*axes.values())
+    return [_checked(dict(zip(axes, point, strict=True)), names, text) for point in products]
+
+
+def _span(piece: str, said: Any, text: str) -> list[float]:
+    """One number, or count numbers from low to high."""
+    try:
+        parts = piece.split(":")
+        if len(parts) == 1:
+            return [float(piece)]
+        low, high, count = float(parts[0]), float(parts[1]), int(parts[2])
+        kind = "linear" if said is None else KINDS[said.kind]
+        mode = Mode(low, high, count, "linear" if kind == "cells" else kind)
+    except (IndexError, KeyError, AttributeError, ValueError) as error:
+        raise UsageError(f"`tasks`: expected a number or low:high:count, got {piece!r} in {text!r}") from error
+    return [round(value, 12) for value in mode.points(torch.float64).tolist()]
+
+
+def _rows(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        if path.suffix == ".csv":
+            with path.open(newline="") as file:
+                return list(csv.DictReader(file))
+        rows = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UsageError(f"`tasks`: expected a file of tasks, but {path} does not exist") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"`tasks`: {path} cannot be read ({error})") from error
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise UsageError(f"`tasks`: expected a list of objects in {path}, one for each task")
+    return rows
+
+
+def _checked(task: Mapping[str, Any], names: Sequence[str], text: str) -> Task:
+    """A task with a finite number for every parameter."""
+    for name in task:
+        _known(name, names)
+    if missing := [name for name in names if name not in task]:
+        raise UsageError(f"`tasks`: expected a value of {', '.join(missing)} too, got {text}")
+    try:
+        found = {name: float(task[name]) for name in names}
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"`tasks`: expected numbers, got {text}") from error
+    if not all(map(math.isfinite, found.values())):
+        raise UsageError(f"`tasks`: expected finite numbers, got {text}")
+    return found
+
+
+def _known(name: Any, names: Sequence[str]) -> None:
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"`tasks`: expected the parameters {', '.join(names)}, got {name!r}{hint}")

@@ -1,0 +1,160 @@
+"""The tasks of a run: those that it trains on, those that are held out, and where they lie along the task modes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchq import philox
+from torchq.config import Config
+from torchq.errors import UsageError
+from torchq.lowrank.modes import Kind, Mode
+from torchq.lowrank.task_modes import Between, Levels, TaskModes
+
+POINTS = 8
+"""Along a parameter of which the family says nothing, at most."""
+KINDS: dict[str, Kind] = {
+    "continuous": "linear", "periodic": "periodic", "quadratic": "quadratic", "log": "log", "category": "cells",
+}  # fmt: skip
+"""The mode that interpolates a dimension, by what a family says the dimension is."""
+
+
+class TaskSet(NamedTuple):
+    """The tasks of a run."""
+
+    tasks: list[Any]
+    """Parameters of all that are tested: those that learn first."""
+    num_trained: int
+    """How many learn."""
+    modes: TaskModes | None
+    """A mode per parameter; None: a row per task."""
+
+    @property
+    def trained(self) -> list[Any]:
+        """Those that learn."""
+        return self.tasks[: self.num_trained]
+
+    @property
+    def held_out(self) -> list[Any]:
+        """Those that are tested only."""
+        return self.tasks[self.num_trained :]
+
+    def places(self, device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Where all tasks lie along each task mode; () with a row per task."""
+        return () if self.modes is None else places(self.modes, self.tasks, device, dtype)
+
+
+def places(modes: TaskModes, tasks: list[Any], device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Where tasks lie along each task mode, (tasks,): int64 rows, or fractions between them in a type."""
+    found = modes.places(torch.tensor([values(task) for task in tasks], dtype=torch.float64))
+    return tuple(place.to(device, dtype if place.is_floating_point() else None) for place in found)
+
+
+def names(task: Any) -> tuple[str, ...]:
+    """Names of the parameters of a family's tasks."""
+    return tuple(field.name for field in dataclasses.fields(task))
+
+
+def values(task: Any) -> tuple[float, ...]:
+    """Parameters of one task."""
+    return tuple(float(getattr(task, name)) for name in names(task))
+
+
+def shown(task: Any) -> str:
+    """One task in the words of `task`: mass=0.3,length=0.7."""
+    return ",".join(f"{name}={value:.4g}" for name, value in zip(names(task), values(task), strict=True))
+
+
+def task_set(config: Config, env: Any) -> TaskSet:
+    """The tasks that a configuration asks for.
+
+    Raises:
+        UsageError: if they cannot be split as asked, or have no modes of the kind asked for.
+    """
+    tasks = task_list(config, env)
+    if config.held_out:
+        trained, held = _split([values(task) for task in tasks], config)
+        tasks = [tasks[number] for number in (*trained, *held)]
+    num_trained = len(trained) if config.held_out else len(tasks)
+    return TaskSet(tasks, num_trained, make_modes(config, env, tasks))
+
+
+def task_list(config: Config, env: Any) -> list[Any]:
+    """All tasks in the order they were asked for in.
+
+    Raises:
+        UsageError: if `tasks` name other parameters than the family has.
+    """
+    if not config.tasks:
+        return list(env.sample_tasks(config.num_tasks))
+    kind = type(env.sample_tasks(1)[0])
+    wanted = {field.name for field in dataclasses.fields(kind)}
+    for task in config.tasks:
+        if set(task) != wanted:
+            came = f"got {', '.join(task) or 'none'}"
+            raise UsageError(f"`tasks`: expected the parameters {', '.join(sorted(wanted))} of {config.env}, {came}")
+    return [kind(**task) for task in config.tasks]
+
+
+def _split(rows: list[tuple[float, ...]], config: Config) -> tuple[list[int], list[int]]:
+    """Numbers of the tasks that learn and of those held out.
+
+    They are drawn alike for every seed. A value of a parameter that several tasks share stays with one that learns.
+    """
+    wanted = max(1, round(config.held_out * len(rows)))
+    at_first = [Counter(column) for column in zip(*rows, strict=True)]
+    left = [count.copy() for count in at_first]
+    zero = torch.zeros(1, dtype=torch.int64)
+    bits = philox.random_bits(zero, zero, philox.Purpose.HELD_OUT, torch.arange(len(rows)), zero, 1)
+    held: list[int] = []
+    for number in bits.flatten().argsort().tolist():
+        counts = [(now[value], first[value]) for now, first, value in zip(left, at_first, rows[number], strict=True)]
+        needed = any(now == 1 and (first > 1 or config.task_modes == "product") for now, first in counts)
+        if needed or len(held) == wanted:
+            continue
+        held.append(number)
+        for now, value in zip(left, rows[number], strict=True):
+            now[value] -= 1
+    if len(held) < wanted or wanted >= len(rows):
+        raise UsageError(
+            f"`held_out`: expected a share that leaves every value of a parameter to a task that learns, but of "
+            f"{len(rows)} tasks only {min(len(held), len(rows) - 1)} can be held out, not {wanted}"
+        )
+    return [number for number in range(len(rows)) if number not in held], sorted(held)
+
+
+def make_modes(config: Config, env: Any, tasks: list[Any]) -> TaskModes | None:
+    """A mode for each parameter over the tasks' own range, or None for a row per task.
+
+    Raises:
+        UsageError: if the family's `parameters` are not as expected.
+    """
+    if config.task_modes == "table":
+        return None
+    columns = [tuple(sorted(set(column))) for column in zip(*map(values, tasks), strict=True)]
+    if config.task_modes == "product":
+        return TaskModes(names(tasks[0]), tuple(map(Levels, columns)))
+    said = getattr(env, "parameters", None) or (None,) * len(columns)
+    try:
+        if len(said) != len(columns):
+            raise ValueError(f"expected {len(columns)}, one for each of {', '.join(names(tasks[0]))}, got {len(said)}")
+        modes = tuple(_mode(column, one) for column, one in zip(columns, said, strict=True))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        expected = f"parameters with low, high, points and a kind of {', '.join(KINDS)}"
+        raise UsageError(f"`env`: expected {expected}, but {type(env).__name__} has others ({error})") from error
+    return TaskModes(names(tasks[0]), modes)
+
+
+def _mode(column: tuple[float, ...], said: Any) -> Levels | Between:
+    """The mode of one parameter by its values and what the family says of it: no more points than values."""
+    if said is not None and said.kind == "category":
+        return Levels(column)
+    kind = "linear" if said is None else KINDS[said.kind]
+    points = min(len(column), POINTS if said is None else said.points)
+    if kind == "periodic":
+        return Between(Mode(said.low, said.high, said.points, kind))
+    return Between(Mode(column[0], column[-1], points, kind if points > 1 else "linear"))
