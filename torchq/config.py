@@ -168,11 +168,36 @@ class Config(BaseModel):
         _help("What a quadratic learner keeps below zero: the deviation from V_b, or all."),
     ] = "dev"  # fmt: skip
     iterations: Annotated[Count, QUADRATIC, _help("Iterations of lmi-qli and lspi.")] = 20
+    adapt_from: Annotated[
+        str | None, STLRQ,
+        _help("Run folder of `algo=stlrq` whose tensor new tasks start from; only their rows learn."),
+    ] = None  # fmt: skip
+    grow: Annotated[bool, STLRQ, _help("With `adapt_from`, let what tasks share learn too.")] = False
+    fit: Annotated[
+        Literal["least-squares", "semi-gradient"], STLRQ,
+        _help("How the rows of new tasks learn: by a least-squares fit to all samples after each episode, or step by "
+              "step as in training."),
+    ] = "semi-gradient"  # fmt: skip
+    data: Annotated[
+        str | None, STLRQ, _help("With `adapt_from`, an .npz file of transitions to fit the rows to first.")
+    ] = None  # fmt: skip
     warm_start: Annotated[
         str | None, WARM,
         _help("Run folder to start from: of a quadratic learner on the same `env`, or of the same `algo`; for lmi-qli, "
               "of a low-rank learner."),
     ] = None  # fmt: skip
+
+    guide_margin: Annotated[
+        float, Field(ge=0), LOW_RANK,
+        _help("With `warm_start` from a quadratic run: reward by which leaving its policy must pay at first; 0: never "
+              "follow it, start from its values instead."),
+    ] = 6.0  # fmt: skip
+    guide_samples: Annotated[
+        Positive, LOW_RANK,
+        _help("Samples per task after which leaving it need not pay any more (in what behaves after two fifths)."),
+    ] = 5000.0  # fmt: skip
+    samples_before: Annotated[int, Field(ge=0), LOW_RANK, NO_FLAG] = 0
+    """Samples per task of the runs that this one started from, from which its rates go on."""
 
     @field_validator("sizes")
     @classmethod

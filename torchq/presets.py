@@ -42,6 +42,13 @@ _BY_ALGO: dict[str, dict[str, Any]] = {
     **{algo: {"num_seeds": 120, "num_envs": 1, "dtype": "float64", "engine": "eager"} for algo in QUADRATIC_ALGOS},
 }
 
+# Of runs that adapt others to new tasks: 2,000 samples or so, behaving well from the first.
+_ADAPT: dict[str, Any] = {
+    "fit": "least-squares", "replay_ratio": 1, "replay_batch": 1, "replay_recent": 1.0, "target_rate": None,
+    "epsilon_start": 0.3, "epsilon_end": 0.02, "epsilon_decay": 0.998, "eval_every": 1,
+}  # fmt: skip
+_ADAPT_BY_ENV: dict[str, dict[str, Any]] = {"pendulum": {"episodes": 20}, "wireless": {"episodes": 10}}
+
 _PAPER: dict[str, Any] = {
     "protocol": "online",
     "num_seeds": 20,
@@ -83,6 +90,13 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
         if env not in _PAPER_BY_ENV:
             raise UsageError(f"`preset`: expected default for `env={env}` (paper covers {', '.join(_PAPER_BY_ENV)})")
         values = {**_PAPER, **_PAPER_BY_ENV[env]}
+    if "adapt_from" in overrides:
+        semi = (
+            {}
+            if overrides.get("fit") != "semi-gradient"
+            else {name: values[name] for name in _REPLAY if name in values}
+        )
+        values = {**values, **_ADAPT, "episodes": 20, **_ADAPT_BY_ENV.get(env, {}), **semi}
     values = {"algo": algo, "env": env, "preset": preset, **values, **_BY_ALGO.get(algo, {}), **overrides}
     if values.get("state_modes") == "joint" and "features" not in overrides:
         values["features"] = "cells"
@@ -110,6 +124,15 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
     for name in ("replay_batch", "replay_capacity", "replay_recent"):
         if name in overrides and not config.replay_ratio:
             raise UsageError(f"`{name}`: expected only with `replay_ratio` of at least 1, got 0")
+    for name in ("grow", "fit", "data"):
+        if name in overrides and config.adapt_from is None:
+            raise UsageError(f"`{name}`: expected only with `adapt_from`")
+    if config.adapt_from is not None and config.fit == "least-squares" and not config.replay_ratio:
+        raise UsageError(
+            "`replay_ratio`: expected at least 1 with `fit=least-squares`, which fits to stored samples, got 0"
+        )
+    if config.adapt_from is not None and config.warm_start is not None:
+        raise UsageError("`warm_start`: expected none with `adapt_from`, which starts from another run too")
     if config.num_tasks and config.tasks and config.num_tasks != len(config.tasks):
         raise UsageError(f"`num_tasks`: expected none with `tasks`, which names {len(config.tasks)}; leave it out")
     if config.protocol == "online" and (config.task_modes != "table" or config.held_out):

@@ -31,6 +31,11 @@ graph.MAX_STEPS = 2
 short = library(episode_length={steps!r})
 for algo, env, preset, dtype, options in {cases!r}:
     run = experiment(algo, env, preset, library=short, rank=5, num_seeds=1, dtype=dtype, eval_episodes=3, **options)
+    if run.initial_state.learner.guide:
+        learner = run.initial_state.learner
+        factors = tuple(torch.randn(f.shape, dtype=f.dtype) for f in learner.guide.factors)
+        learner = learner._replace(guide=learner.guide._replace(factors=factors))
+        run = dataclasses.replace(run, initial_state=run.initial_state._replace(learner=learner))
     fused = dataclasses.replace(run, engine=triton_engine(run.rollout))
     tolerance = 1e-9 if dtype == "float64" else 1e-4
     expected, state = play(run, 1), play(fused, 1)
@@ -63,6 +68,13 @@ CASES = {
         ("stlrq", "pendulum", "default", "float64", {
             "num_tasks": 5, "task_modes": "linear", "held_out": 0.4, "replay_batch": 3}),
         ("stlrq", "pendulum", "default", "float64", {**PLAIN, "task_modes": "product", "num_envs": 70}),
+    ],
+    "guide": [
+        ("stlrq", "pendulum", "default", "float64", {
+            "num_tasks": 2, "replay_batch": 3, "warm_start": "elsewhere", "guide_samples": 6.0, "guide_margin": 1.0,
+            "epsilon_start": 0.1}),
+        ("lrq", "pendulum", "default", "float64", {
+            **PLAIN, "num_tasks": 2, "warm_start": "elsewhere", "guide_samples": 10.0}),
     ],
     "batched": [
         ("stlrq", "pendulum", "default", "float64", {

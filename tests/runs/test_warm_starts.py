@@ -7,6 +7,8 @@ import torch
 from problems import command_line
 
 import envs
+import torchq
+from torchq.engines import protocols
 from torchq.lowrank import cp
 from torchq.presets import resolve
 from torchq.quadratic.forms import Quadratic
@@ -107,8 +109,34 @@ def test_shared_factors_start_from_the_mean_of_the_tasks(runs):
         run.initial_state.learner,
         run.rollout.learner.init(run.rollout.seeds, device="cpu", dtype=torch.float32),
     )
-    assert [factor.shape for factor in warm.factors] == [factor.shape for factor in cold.factors]
-    assert cp.dense([factor[0, 0] for factor in warm.factors]).mean() < -10
+    assert [factor.shape for factor in warm.guide.factors] == [factor.shape for factor in cold.factors]
+    assert cp.dense([factor[0, 0] for factor in warm.guide.factors]).mean() < -10
+
+
+def test_a_guide_leaves_the_learners_values_cold_and_without_its_margin_they_are_the_start(runs):
+    run, values = (experiment("stlrq", runs / "quadratic", guide_margin=margin) for margin in (6.0, 0.0))
+    cold = run.rollout.learner.init(run.rollout.seeds, device="cpu", dtype=torch.float32)
+    guided, alone = run.initial_state.learner, values.initial_state.learner
+    assert all(map(torch.equal, guided.factors, cold.factors))
+    assert all(map(torch.equal, guided.guide.factors, alone.factors))
+    assert alone.guide == ()
+
+
+def test_a_run_of_the_same_kind_goes_on_with_its_rates_and_with_other_tasks(runs, tmp_path):
+    few = ("--num-seeds", 2, "--episodes", 1, "--engine", "eager", "--no-optimal", "--no-progress", "--rank", 6)
+    tasks = ("--task", "mass=0.11;0.3,length=1")
+    code, _, err = command_line("--algo", "stlrq", *few, *tasks, "--warm-start", runs / "stlrq", "--out", tmp_path)
+    assert (code, err) == (0, "")
+    run = torchq.load(tmp_path)
+    assert run.config.samples_before == 200
+    found = experiment("stlrq", runs / "stlrq", rank=6, tasks=run.config.tasks, samples_before=200)
+    whole = experiment("stlrq", runs / "stlrq", rank=6).initial_state.learner.factors
+    ours = found.initial_state.learner.factors
+    assert torch.equal(ours[0][:, :, 0], whole[0][:, :, 1])  # 0.11 kg and 1 m are near the second of the paper's.
+    assert torch.equal(ours[1], whole[1])
+    rates = protocols.turn_rates(found.config, found.rollout, 0, 0)
+    assert rates.epsilon[0].item() == pytest.approx(0.998**200)
+    assert rates.learning_rate[0].item() == pytest.approx(0.01 / (1 + 200 / 10_000))
 
 
 def test_a_run_of_the_same_kind_hands_its_factors_over(runs):
@@ -146,9 +174,10 @@ def test_iterations_start_from_a_q_tensor(runs, tmp_path):
         (("--algo", "tabular", "--warm-start", "quadratic"), "--warm-start: expected only with --algo stlrq, lrq, clrq or lmi-qli"),
         (("--algo", "stlrq", "--env", "wireless", "--warm-start", "quadratic"), "expected a run of lmi-ql or lmi-qli or lspi or stlrq on wireless, got lmi-qli on pendulum"),
         (("--algo", "lrq", "--warm-start", "stlrq"), "got stlrq on pendulum"),
-        (("--algo", "stlrq", "--rank", 6, "--features", "cells", "--warm-start", "stlrq"), "expected a run of --features cells, got one of --features linear; use the source's"),
-        (("--algo", "stlrq", "--rank", 7, "--warm-start", "stlrq"), "expected factors of (1, 4, 7), got (1, 4, 6); use the source's --rank"),
+        (("--algo", "stlrq", "--rank", 6, "--features", "cells", "--warm-start", "stlrq"), "--features: expected linear, as in the run of --warm-start, got cells; use the source's"),
+        (("--algo", "stlrq", "--rank", 7, "--warm-start", "stlrq"), "--rank: expected 6, as in the run of --warm-start, got 7; use the source's"),
         (("--algo", "stlrq", "--num-tasks", 3, "--warm-start", "quadratic"), "expected a run with 3 tasks, got 4; use --num-tasks 4"),
+        (("--algo", "stlrq", "--task-modes", "linear", "--warm-start", "quadratic"), "--task-modes: expected table with --warm-start from lmi-qli, got linear"),
         (("--algo", "stlrq", "--warm-start", "nothing"), "--warm-start: expected a run folder, but nothing does not exist"),
         (("--algo", "lmi-qli", "--warm-start", "stlrq"), "--warm-start: expected a family that low-rank learners know too, such as pendulum"),
     ],

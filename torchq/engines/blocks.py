@@ -18,7 +18,7 @@ from torchq.engines.contract import (
     Statistics,
 )
 from torchq.engines.evaluation import evaluate
-from torchq.engines.protocols import play_round, takes_turns, turn_rates
+from torchq.engines.protocols import fits, play_round, takes_turns, turn_rates
 from torchq.engines.rollout import Rollout
 from torchq.philox import Purpose
 
@@ -36,7 +36,7 @@ def play(
         first: rounds played before.
         count: how many to play.
     """
-    if isinstance(engine, BlockEngine):
+    if isinstance(engine, BlockEngine) and not fits(config):
         return _play_block(config, rollout, engine, state, first, count)
     evaluations = []
     for episode in range(first + 1, first + count + 1):

@@ -9,7 +9,9 @@ import torch
 from torchq.config import Config
 from torchq.engines.contract import Engine, LearnerState, Rates, RunState, Statistics
 from torchq.engines.rollout import Rollout
+from torchq.lowrank import row_fit
 from torchq.lowrank.exploration import exponential_decay, harmonic_decay
+from torchq.lowrank.transitions import Transition
 
 
 def play_round(
@@ -48,12 +50,13 @@ def schedule(config: Config, rollout: Rollout, first_step: int, first_tick: int,
         ticks_per_step: transitions that it counts at each step.
     """
     steps = torch.arange(rollout.env.episode_length, dtype=torch.float64, device=rollout.device)
-    ticks = first_tick + steps * ticks_per_step
-    samples = (first_step + steps) * config.num_envs
+    before = config.samples_before
+    ticks = before * config.epsilon_clock(rollout.num_tasks) + first_tick + steps * ticks_per_step
+    samples = before + (first_step + steps) * config.num_envs
     half_life = config.learning_rate_half_life or float("inf")
     return Rates(
         exponential_decay(ticks, config.epsilon_start, config.epsilon_end, config.epsilon_decay).to(rollout.dtype),
-        harmonic_decay(samples, config.learning_rate, half_life).to(rollout.dtype),
+        harmonic_decay(samples, 0.0 if fits(config) else config.learning_rate, half_life).to(rollout.dtype),
     )
 
 
@@ -65,7 +68,22 @@ def batched_round(config: Config, rollout: Rollout, engine: Engine, state: RunSt
     batch, first = rollout.batch(), episode * rollout.env.episode_length
     if not rollout.env.terminates:
         state = state._replace(env=rollout.reset(batch, first))
-    return engine.train(batch, state, turn_rates(config, rollout, episode, 0), first)
+    state = engine.train(batch, state, turn_rates(config, rollout, episode, 0), first)
+    return _fitted(rollout, state, first + rollout.env.episode_length) if fits(config) else state
+
+
+def fits(config: Config) -> bool:
+    """Whether rows of tasks are fitted to all samples after each episode, and nothing learns in between."""
+    return config.adapt_from is not None and config.fit == "least-squares"
+
+
+def _fitted(rollout: Rollout, state: RunState, steps: int) -> RunState:
+    index = rollout.index(state.env)
+    zero = torch.zeros_like(state.env.elapsed, dtype=rollout.dtype)
+    like = Transition(index, zero.long(), zero, zero, index)
+    learner: Any = rollout.learner
+    fitted = row_fit.refit(learner, state.learner, state.replay, steps * rollout.num_envs, like)
+    return state._replace(learner=fitted)
 
 
 def turns_round(

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from torchq.lowrank import cp, optim, task_modes, td
+from torchq.lowrank import cp, optim, snapshots, task_modes, td
+from torchq.lowrank.guide import aged, guided
 from torchq.lowrank.low_rank_state import LowRankState, constant, normal_factor
 from torchq.lowrank.qtensor import QTensor
 from torchq.lowrank.transitions import Transition
@@ -45,6 +46,8 @@ class LowRankQ:
         init_scale: standard deviation of the initial factors.
         task_sizes: rows of each task mode, where a task's row is a product of rows of its parameters (`task_modes`);
             (): a row per task.
+        margin: M by which leaving a guide must pay at first, in units of reward (`guide`); 0: there is no guide.
+        margin_updates: updates after which it need not, in what behaves and in what is tested.
         only_tasks: whether the task modes alone learn, all else staying as it is.
         target_rate: τ in (0, 1]: targets are those of a target tensor Q̄ = [[F̄]] whose factors follow,
             F̄ ← F̄ + τ (F − F̄) after each sweep (Polyak steps; Lillicrap et al. 2016, alg. 1, for networks). The greedy
@@ -69,6 +72,8 @@ class LowRankQ:
     target_rate: float | None = None
     task_sizes: tuple[int, ...] = ()
     only_tasks: bool = False
+    margin: float = 0.0
+    margin_updates: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.sharing not in ("stlrq", "lrq", "clrq"):
@@ -141,25 +146,28 @@ class LowRankQ:
         if state.task_places:
             tasks, rest = factors[: self.num_task_modes], factors[self.num_task_modes :]
             factors = (task_modes.compose(tasks, state.task_places), *rest)
-        return LowRankState(factors, (), state.num_updates)
+        guide = aged(state.guide, state.num_updates, self.margin, self.margin_updates[1])
+        return LowRankState(factors, (), state.num_updates, guide=guide)
 
     def action_values(self, state: LowRankState, index: tuple[Tensor, ...], task: Tensor | None = None) -> Tensor:
-        """Q(s, ·) of all tasks in order, or of the one task named; (seeds, tasks, envs, actions)."""
-        return self._action_values(state, state.factors, index, task)
+        """Q(s, ·) of all tasks in order, or of the one task named; (seeds, tasks, envs, actions).
+
+        With a guide, the largest value is that of its policy.
+        """
+        values = self._action_values(state, state.factors, index, task)
+        if not state.guide:
+            return values
+        plain = state._replace(task_places=())
+        return guided(values, self._action_values(plain, state.guide.factors, index, task), state.guide.margin)
 
     def lookup(self, state: LowRankState, index: tuple[Tensor, ...], task: Tensor) -> Tensor:
         """Q(s, ·) of a flat batch by a `policy`; index and task are (batch,), the values (seeds, batch, actions)."""
-        group = task if self.groups > 1 else torch.zeros_like(task)
-        first_action = len(state.factors) - len(self.action_sizes)
-        rows = [state.factors[0][:, 0, task]] if self.has_task_mode else []
-        for factor, place in zip(state.factors[len(rows) : first_action], index, strict=True):
-
-            def gather(row: Tensor, factor: Tensor = factor) -> Tensor:
-                return factor[:, group, row]
-
-            rows.append(cp.interpolate(gather, place, factor.shape[2]))  # (seeds, batch, rank)
-        actions = cp.khatri_rao(state.factors[first_action:])[:, group]  # (seeds, batch, actions, rank)
-        return (cp.product(rows).unsqueeze(-2) * actions).sum(-1)
+        values = snapshots.lookup(state.factors, index, task, self.has_task_mode)
+        if not state.guide:
+            return values
+        return guided(
+            values, snapshots.lookup(state.guide.factors, index, task, self.has_task_mode), state.guide.margin
+        )
 
     def to_qtensor(self, state: LowRankState, run: int = 0) -> QTensor:
         """The Q-tensor of one run, or its target tensor where there is one; modes in the order states, actions, task.
@@ -191,25 +199,17 @@ class LowRankQ:
                 state, error = self._descend(state, transition, learning_rate, task, block)
                 first_error = error if first_error is None else first_error
             state = self._follow(state)
+        guide = aged(state.guide, state.num_updates, self.margin, self.margin_updates[0])
         assert first_error is not None
-        return state, first_error
+        return state._replace(guide=guide), first_error
 
     def snapshot(self, state: LowRankState, task: int) -> LowRankState:
         """What one task's action values depend on, of a `policy`."""
-        factors = list(state.factors)
-        if self.has_task_mode:
-            factors[0] = factors[0][:, :, task : task + 1]
-        elif self.groups > 1:
-            factors = [factor[:, task : task + 1] for factor in factors]
-        return LowRankState(tuple(factors), (), state.num_updates)
+        return snapshots.of_task(state, task, self.has_task_mode)
 
-    def join(self, snapshots: list[LowRankState]) -> LowRankState:
-        """A state whose action values of task m are those of snapshots[m]: each task has a group of its own."""
-        columns = list(zip(*(snapshot.factors for snapshot in snapshots), strict=True))
-        factors = [torch.cat(column, dim=1) for column in columns]
-        if self.has_task_mode:
-            factors[0] = torch.cat(columns[0], dim=2)
-        return LowRankState(tuple(factors), (), snapshots[-1].num_updates)
+    def join(self, states: list[LowRankState]) -> LowRankState:
+        """A state whose action values of task m are those of states[m]."""
+        return snapshots.joined(states, self.has_task_mode)
 
     def _follow(self, state: LowRankState) -> LowRankState:
         """One Polyak step of the target tensor."""

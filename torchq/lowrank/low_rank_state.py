@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,8 @@ class LowRankState(NamedTuple):
     task_places: tuple[Tensor, ...] = ()
     """Where the tasks lie along each task mode, (tasks,), see `task_modes`: those that learn come first, others that
     are tested may follow; () where every task has a row."""
+    guide: Any = ()
+    """The `Guide` that a warm start brings; () where there is none."""
 
 
 def normal_factor(

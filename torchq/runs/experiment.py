@@ -17,6 +17,7 @@ from torchq.engines.evaluation import evaluate
 from torchq.engines.rollout import Environment, Rollout
 from torchq.engines.select import select
 from torchq.errors import UsageError
+from torchq.lowrank.guide import Guide, aged
 from torchq.lowrank.learner import Learner
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.modes import Grid, Mode
@@ -29,6 +30,10 @@ CONTRACT = (
     "name", "terminates", "num_actions", "episode_length", "num_reset_uniforms", "num_step_uniforms", "grid_low",
     "grid_high", "grid_sizes", "sample_tasks", "reset", "step", "observe",
 )  # fmt: skip
+
+
+_GUIDE_BEHAVES = 0.4
+"""Share of the time with a guide in which it has a say in what behaves: later, learning needs what lies off its way."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +147,29 @@ def make_learner(config: Config, grid: Grid, num_actions: int, tasks: TaskSet) -
         init_scale=config.init_scale,
         target_rate=config.target_rate or None,
         task_sizes=() if tasks.modes is None else tasks.modes.sizes,
+        only_tasks=config.adapt_from is not None and not config.grow,
+        margin=config.guide_margin if config.warm_start else 0.0,
+        margin_updates=_guide_updates(config, num_tasks),
     )
+
+
+def _guide_updates(config: Config, num_tasks: int) -> tuple[float, float]:
+    """Updates after which leaving a guide need not pay: in what behaves, and in what is tested."""
+    per_sample = max(1, config.replay_ratio) * config.num_sweeps / config.num_envs
+    if config.protocol == "online" and config.algo != "lrq":
+        per_sample *= num_tasks
+    return _GUIDE_BEHAVES * config.guide_samples * per_sample, config.guide_samples * per_sample
 
 
 def cold_state(learner: Learner, tasks: TaskSet, seeds: Tensor, dtype: torch.dtype) -> Any:
     """The learner's state before the first transition."""
     state = learner.init(seeds, device=seeds.device, dtype=dtype)
-    places = tasks.places(seeds.device, dtype)
-    return state._replace(task_places=places) if places else state
+    if places := tasks.places(seeds.device, dtype):
+        state = state._replace(task_places=places)
+    if isinstance(learner, LowRankQ) and learner.margin:
+        guide = Guide(tuple(map(torch.zeros_like, state.factors)), state.num_updates)
+        state = state._replace(guide=aged(guide, state.num_updates, learner.margin, learner.margin_updates[0]))
+    return state
 
 
 def device_name(device: str) -> str:

@@ -15,12 +15,13 @@ from torchq.config import QUADRATIC_ALGOS, Config
 from torchq.engines import torch_settings
 from torchq.errors import Interrupted, UsageError, keyword, spell
 from torchq.runs import training
+from torchq.runs.adaptation import about, adapted_config, start_adapted
 from torchq.runs.experiment import Experiment, prepare
 from torchq.runs.folder import CONFIG, claim, default_env, new_config, read_config, resumed_config, write_config
 from torchq.runs.monte_carlo import make_cases, run_study
 from torchq.runs.run import Run
 from torchq.runs.task_specs import read_tasks
-from torchq.runs.warm_starts import quadratic_starts, start_low_rank
+from torchq.runs.warm_starts import informed, quadratic_starts, start_low_rank
 
 Tell = Callable[[str, int], None]
 """Takes a line for the user, arguments in backquotes, and its level of `logging`."""
@@ -81,7 +82,10 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
         Interrupted: on Ctrl-C.
     """
     given = _with_tasks(given, out if resume else None)
-    config = resumed_config(out, given) if resume else new_config(out, given)
+    if resume:
+        config = resumed_config(out, given)
+    else:
+        config = adapted_config(given) if "adapt_from" in given else new_config(out, given)
     family = families.make(config.env)
     start = _study if config.algo in QUADRATIC_ALGOS else _learner
     with torch_settings.threads_kept():
@@ -92,8 +96,9 @@ def _with_tasks(given: Mapping[str, Any], resumed: Path | None) -> Mapping[str, 
     """The settings with the parameters of each task in the place of words and files that say them."""
     if not given.get("tasks"):
         return {name: value for name, value in given.items() if name != "tasks"}
-    if resumed and (resumed / CONFIG).exists():
-        name = read_config(resumed).env
+    like = resumed if resumed and (resumed / CONFIG).exists() else given.get("adapt_from")
+    if like is not None and (Path(like) / CONFIG).exists():
+        name = read_config(Path(like)).env
     else:
         name = given.get("env", default_env(given.get("algo", "")))
     return {**given, "tasks": read_tasks(given["tasks"], families.make(name))}
@@ -102,6 +107,8 @@ def _with_tasks(given: Mapping[str, Any], resumed: Path | None) -> Mapping[str, 
 def _learner(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:
     """A learner on a grid."""
     going_on, asked = bool(resume and out and (out / "checkpoint").exists()), config.replay_capacity
+    if config.warm_start and not going_on:
+        config = informed(config, family)
     experiment = _prepare(config, family, new=not going_on)
     config = experiment.config
     with claim(out, config, resume=resume) as folder:
@@ -114,6 +121,8 @@ def _learner(config: Config, family: Any, out: Path | None, resume: bool, progre
             tell(experiment.about_replay, logging.WARNING if config.replay_capacity < asked else logging.INFO)
         for note in experiment.notes:
             tell(note, logging.INFO)
+        for note in about(config, family, experiment.task_list) if config.adapt_from and not going_on else ():
+            tell(note, logging.WARNING)
         if config.algo == "lrq" and config.protocol == "online":
             tell(f"LR-Q convention: {config.lrq_convention}", logging.INFO)
         if start and start.episode:
@@ -159,7 +168,8 @@ def _prepare(config: Config, family: Any, *, new: bool) -> Experiment:
         UsageError: if it needs more memory than there is.
     """
     try:
-        experiment = prepare(config, family, start_low_rank if config.warm_start and new else None, fit_replay=new)
+        start = start_adapted if config.adapt_from else start_low_rank if config.warm_start else None
+        experiment = prepare(config, family, start if new else None, fit_replay=new)
     except (MemoryError, OverflowError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, RuntimeError) and "memory" not in reason:

@@ -69,6 +69,15 @@ def shown(task: Any) -> str:
     return ",".join(f"{name}={value:.4g}" for name, value in zip(names(task), values(task), strict=True))
 
 
+def coordinates(env: Any, tasks: list[Any]) -> Tensor:
+    """Parameters of tasks with the logarithm of those that count by orders of magnitude, (tasks, parameters)."""
+    table = torch.tensor([values(task) for task in tasks], dtype=torch.float64)
+    for column, said in enumerate(getattr(env, "parameters", ())):
+        if said.kind == "log":
+            table[:, column] = table[:, column].log()
+    return table
+
+
 def task_set(config: Config, env: Any) -> TaskSet:
     """The tasks that a configuration asks for.
 

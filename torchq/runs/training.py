@@ -181,7 +181,8 @@ def _report(experiment: Experiment, evaluation: Evaluation, read_episode: int, s
 
 def _epsilon(config: Config, rollout: Rollout, episode: int) -> float:
     """Exploration rate after some episodes."""
-    ticks = episode * rollout.env.episode_length * config.num_envs * config.epsilon_clock(rollout.num_tasks)
+    samples = config.samples_before + episode * rollout.env.episode_length * config.num_envs
+    ticks = samples * config.epsilon_clock(rollout.num_tasks)
     return max(config.epsilon_end, config.epsilon_start * math.exp(ticks * math.log(config.epsilon_decay)))
 
 

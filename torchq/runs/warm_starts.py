@@ -19,10 +19,12 @@ from torchq.lowrank.qtensor import QTensor
 from torchq.quadratic.forms import Quadratic, form
 from torchq.quadratic.sdp import CONTROL_FLOOR
 from torchq.runs import conversion
+from torchq.runs.adaptation import nearest
 from torchq.runs.experiment import CONTRACT, make_grid
 from torchq.runs.folder import read_config
 from torchq.runs.monte_carlo import make_cases
 from torchq.runs.study import Case
+from torchq.runs.tasks import task_set
 
 _MESH = 11
 """States per dimension at which the values of a tensor are fitted by a quadratic."""
@@ -34,24 +36,41 @@ class _Source(NamedTuple):
     tensors: dict[str, Tensor]
 
 
+def informed(config: Config, env: Any) -> Config:
+    """The configuration of a new run with what its `warm_start` decides.
+
+    From a run of the same algo there is no guide, and rates go on from the samples that its tasks have seen.
+
+    Raises:
+        UsageError: if the source cannot be read.
+    """
+    source = _source_config(config)
+    if source.algo not in LOW_RANK_ALGOS:
+        return config
+    seen = source.episodes * env.episode_length * source.num_envs
+    return config.replace(guide_margin=0.0, samples_before=source.samples_before + seen)
+
+
 def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState) -> LowRankState:
-    """The learner's state with the factors of `warm_start` in the place of its cold ones.
+    """The learner's state with what `warm_start` brings.
 
     From a quadratic run, Q(x, u) of its largest data set is written down on the grid for all tasks, and TensorLy's
-    `parafac` decomposes it; from a run of the same algo, the factors themselves. Run s starts from the
-    source's run number s modulo its runs.
+    `parafac` decomposes it: the learner's guide, or with a `guide_margin` of 0 its values to start from. From a run of
+    the same algo, the factors themselves, a task's row that of the nearest known task. Run s starts from the source's
+    run number s modulo its runs.
 
     Raises:
         UsageError: if the source does not fit.
     """
-    source = _read(config, config.num_tasks, (*QUADRATIC_ALGOS, config.algo))
+    source = _read(config, (*QUADRATIC_ALGOS, config.algo))
     learner = rollout.learner
     assert isinstance(learner, LowRankQ)
     if source.config.algo == config.algo:
-        if source.config.features != config.features:
-            came = f"got one of `features={source.config.features}`"
-            raise UsageError(f"`warm_start`: expected a run of `features={config.features}`, {came}; use the source's")
-        return learner.start(cold, tuple(_copied(source, cold.factors, rollout.seeds)))
+        return learner.start(cold, _known(config, source, rollout, cold))
+    _check_tasks(source, config.num_tasks)
+    if config.task_modes != "table":
+        came = f"got {config.task_modes}"
+        raise UsageError(f"`task_modes`: expected table with `warm_start` from {source.config.algo}, {came}")
     cases, used = make_cases(config, rollout.env), rollout.seeds % _num_runs(source)
     factors = [factor.clone() for factor in cold.factors]
     for run in used.unique().tolist():
@@ -60,7 +79,35 @@ def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState) -> LowR
         for group, q_table in enumerate(per_group):
             for factor, new in zip(factors, conversion.decompose(q_table, config.rank), strict=True):
                 factor[used == run, group] = new.to(factor)
+    if learner.margin:
+        return cold._replace(guide=cold.guide._replace(factors=tuple(factors)))
     return learner.start(cold, tuple(factors))
+
+
+def _known(config: Config, source: _Source, rollout: Rollout, cold: LowRankState) -> tuple[Tensor, ...]:
+    """The factors of a run of the same algo, with a row, or a tensor, of the nearest known task for each task."""
+    for name in ("features", "state_modes", "rank", "task_modes"):
+        stored, wanted = getattr(source.config, name), getattr(config, name)
+        if stored != wanted:
+            raise UsageError(
+                f"`{name}`: expected {stored}, as in the run of `warm_start`, got {wanted}; use the source's"
+            )
+    factors = [source.tensors[f"learner.factors.{mode}"] for mode in range(len(cold.factors))]
+    ours, theirs = task_set(config, rollout.env), task_set(source.config, rollout.env)
+    if ours.modes != theirs.modes:
+        raise UsageError("`tasks`: expected the parameters' values or range of the run of `warm_start`, which its "
+                         "`task_modes` depend on; adapt it with `adapt_from` instead")  # fmt: skip
+    number = nearest(theirs.tasks, ours.tasks, rollout.env)
+    if config.algo == "stlrq" and ours.modes is None:
+        factors[0] = factors[0][:, :, number]
+    if config.algo == "lrq":
+        factors = [factor[:, number] for factor in factors]
+    for factor, expected in zip(factors, cold.factors, strict=True):
+        if factor.shape[1:] != expected.shape[1:]:
+            came = f"got {tuple(factor.shape[1:])}"
+            wanted = f"factors of {tuple(expected.shape[1:])}"
+            raise UsageError(f"`warm_start`: expected {wanted}, {came}; is the family the same?")
+    return tuple(factor.to(cold.factors[0])[rollout.seeds % len(factor)] for factor in factors)
 
 
 def quadratic_starts(config: Config, cases: list[Case], env: Any) -> Quadratic:
@@ -72,7 +119,8 @@ def quadratic_starts(config: Config, cases: list[Case], env: Any) -> Quadratic:
     if not all(hasattr(env, name) for name in CONTRACT):
         came = f"got {config.env}"
         raise UsageError(f"`warm_start`: expected a family that low-rank learners know too, such as pendulum, {came}")
-    source = _read(config, len(cases), LOW_RANK_ALGOS)
+    source = _read(config, LOW_RANK_ALGOS)
+    _check_tasks(source, len(cases))
     grid = make_grid(source.config, env)
     x = _near(grid, torch.tensor(cases[0].env.exploration_high, dtype=torch.float64))
     indices = grid.index(x.to(getattr(torch, source.config.dtype)))
@@ -90,11 +138,15 @@ def quadratic_starts(config: Config, cases: list[Case], env: Any) -> Quadratic:
     return Quadratic(*(torch.stack(parts).unflatten(0, shape) for parts in zip(*starts, strict=True)))
 
 
-def _read(config: Config, num_tasks: int | None, algos: tuple[str, ...]) -> _Source:
+def _source_config(config: Config) -> Config:
     folder = Path(str(config.warm_start))
     if not folder.is_dir():
         raise UsageError(f"`warm_start`: expected a run folder, but {folder} does not exist")
-    source = read_config(folder)
+    return read_config(folder)
+
+
+def _read(config: Config, algos: tuple[str, ...]) -> _Source:
+    folder, source = Path(str(config.warm_start)), _source_config(config)
     if source.algo not in algos or source.env != config.env:
         raise UsageError(
             f"`warm_start`: expected a run of {' or '.join(algos)} on {config.env}, got {source.algo} on {source.env}"
@@ -102,10 +154,14 @@ def _read(config: Config, num_tasks: int | None, algos: tuple[str, ...]) -> _Sou
     loaded = load_checkpoint(folder / "checkpoint", source.algo)
     if loaded is None:
         raise UsageError(f"`warm_start`: {folder} holds no checkpoint; let its run finish first")
-    found = source.num_tasks if source.algo in LOW_RANK_ALGOS else loaded[0]["learnt.P"].shape[1]
+    return _Source(folder, source, loaded[0])
+
+
+def _check_tasks(source: _Source, num_tasks: int | None) -> None:
+    low_rank = source.config.algo in LOW_RANK_ALGOS
+    found = source.config.num_tasks if low_rank else source.tensors["learnt.P"].shape[1]
     if found != num_tasks:
         raise UsageError(f"`warm_start`: expected a run with {num_tasks} tasks, got {found}; use `num_tasks={found}`")
-    return _Source(folder, source, loaded[0])
 
 
 def _num_runs(source: _Source) -> int:
@@ -115,19 +171,6 @@ def _num_runs(source: _Source) -> int:
 def _learnt(source: _Source, run: int) -> Quadratic:
     """What a quadratic run has learnt from its largest data set, (tasks, …)."""
     return Quadratic(*(source.tensors[f"learnt.{name}"][run, :, -1] for name in Quadratic._fields))
-
-
-def _copied(source: _Source, cold: tuple[Tensor, ...], seeds: Tensor) -> list[Tensor]:
-    factors = []
-    for mode, factor in enumerate(cold):
-        stored = source.tensors[f"learner.factors.{mode}"]
-        if stored.shape[1:] != factor.shape[1:]:
-            raise UsageError(
-                f"`warm_start`: expected factors of {tuple(factor.shape[1:])}, got {tuple(stored.shape[1:])}; "
-                "use the source's `rank`, `features` and `state_modes`"
-            )
-        factors.append(stored.to(factor)[seeds % len(stored)])
-    return factors
 
 
 def _near(grid: Grid, high: Tensor) -> Tensor:

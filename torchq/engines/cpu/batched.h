@@ -81,8 +81,8 @@ struct Batched {
   const Args &a;
   const int64_t tasks, batch, per_task;  // environments in all; transitions of a task in an update
   int64_t pieces, parts, shared_rows;
-  std::vector<Row<RANK>> values, first, second, target, gradient, task_gradient, parameter_gradient;
-  Row<ACTIONS> columns[RANK_PADDED] = {}, target_columns[RANK_PADDED] = {};
+  std::vector<Row<RANK>> values, first, second, target, gradient, task_gradient, parameter_gradient, guide;
+  Row<ACTIONS> columns[RANK_PADDED] = {}, target_columns[RANK_PADDED] = {}, guide_columns[GUIDE ? RANK_PADDED : 1] = {};
   std::vector<double> sums;
   // Of each environment: who it is, where it stands before and after a step, and what the step gave.
   std::vector<uint32_t> env_of, task_of, task_row_of;
@@ -111,7 +111,7 @@ struct Batched {
     sums.assign(tasks * pieces * 4, 0);
     place();
     for (int mode = 0; mode < ALL_MODES; ++mode) copy(mode, true);
-    place_tasks(), compose();
+    place_tasks(), compose(), load_guide();
     transpose(values, columns);
     if (has_target()) transpose(target, target_columns);
   }
@@ -122,6 +122,17 @@ struct Batched {
   bool composes() const { return TASK_MODES && a.factors[ALL_MODES - 1] != nullptr; }
 
   int64_t first_parameter_row() const { return offset[ACTION] + a.rows[ACTION]; }
+
+  bool has_guide() const { return GUIDE && a.guide[ACTION] != nullptr; }
+
+  void load_guide() {
+    if (!has_guide()) return;
+    guide.assign(first_parameter_row(), {});
+    for (int mode = 0; mode < MODES; ++mode)
+      for (int64_t index = 0; index < a.rows[mode]; ++index)
+        std::memcpy(guide[offset[mode] + index].data(), run.row(a.guide, mode, index), RANK * sizeof(real));
+    transpose(guide, guide_columns);
+  }
 
   // Which modes learn.
   bool learns(int mode) const {
@@ -259,8 +270,19 @@ struct Batched {
     return w;
   }
 
-  int best_action(const Rows &visited, int64_t at) const {
-    return first_best(action_values(weights(values, visited[at], task_row_of[at]).data(), columns));
+  // The greedy action, or the guide's where no other is better by a margin: torchq.lowrank.guide.
+  int best_action(const Rows &visited, int64_t at, real margin) const {
+    const Place place = visited[at];
+    Row<ACTIONS> q = action_values(weights(values, place, task_row_of[at]).data(), columns);
+    if (GUIDE && margin > 0) {
+      const Row<ACTIONS> guided = action_values(weights(guide, place, task_row_of[at]).data(), guide_columns);
+      q.data()[first_best(guided)] += margin;
+    }
+    return first_best(q);
+  }
+
+  real margin_at(int64_t step) const {
+    return has_guide() ? real(margin_after(a.num_updates + step * a.updates_per_step(), a.margin, a.margin_end)) : 0;
   }
 
   // max Q of a state in the tensor that gives the targets.
@@ -361,9 +383,10 @@ struct Batched {
     uint32_t words[4][CHUNK];
     philox(a.run_seeds[run.seed], a.first_step + step, &env_of[at], &task_row_of[at], EXPLORATION, 0, count, words[0],
            words[1], words[2], words[3]);
+    const real margin = margin_at(step);
     for (int i = 0; i < count; ++i) {
       const bool explores = uniform(words[0][i]) < a.epsilon[step];
-      action[at + i] = explores ? random_action(words[1][i]) : best_action(here(step), at + i);
+      action[at + i] = explores ? random_action(words[1][i]) : best_action(here(step), at + i, margin);
     }
   }
 
@@ -591,7 +614,7 @@ struct Batched {
     for (int64_t step = 0; step < a.steps; ++step) {
       real uniforms[Family::STEP_UNIFORMS + 1][CHUNK];
       run.uniforms<Family::STEP_UNIFORMS>(EVALUATION_STEP, step, &env_of[at], &task_row_of[at], count, uniforms);
-      for (int i = 0; i < count; ++i) actions[i] = best_action(rows[0], at + i);
+      for (int i = 0; i < count; ++i) actions[i] = best_action(rows[0], at + i, margin_at(step));
       for (int lane = 0; lane < count; lane += L::COUNT) {
         const int lanes = std::min(L::COUNT, count - lane);
         const Moved<L> moved = move<L>(at + lane, lanes, actions + lane, uniforms, lane);

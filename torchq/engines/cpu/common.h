@@ -39,6 +39,8 @@ struct Args {
   real *target[ALL_MODES];              // the target tensor's factors, or null
   real target_rate;
   real gamma;
+  real *guide[ALL_MODES];               // factors of the guide, or null: torchq.lowrank.guide
+  double margin, margin_end;            // M, and the updates after which nothing is left of it
 
   // Updates of each step, and transitions of each task in one.
   int64_t updates_per_step() const { return SWEEPS * updates * (replay_ratio ? replay_ratio : 1); }
@@ -48,6 +50,10 @@ struct Args {
 // A stored transition: places before and after, action, reward, discount. See torchq.lowrank.replay.
 constexpr int RECORD = 2 * STATE_MODES + 3;
 
+static inline double margin_after(int64_t count, double margin, double updates) {
+  return margin * std::max(0.0, 1 - double(count) / updates);
+}
+
 // Rounds, each an episode of every task, all together or in turns, with tests after some of them: torchq.engines.contract.Block.
 struct Block {
   Args args;                            // of the first turn of the first round
@@ -55,6 +61,7 @@ struct Block {
   const int64_t *test;                  // (rounds): number of the test after each, or -1
   int64_t test_tasks;                   // those of the batch, and others that are tested only
   const int64_t *test_index;
+  double test_margin_end;
   const real *test_parameters;
   void *test_state[Family::FIELDS];     // (tests, seeds, test_tasks, test_envs)
   uint8_t *finite;                      // (tests, seeds, groups)
@@ -77,6 +84,8 @@ struct Block {
     a.envs = test_envs, a.first_step += (round + 1) * a.steps;
     a.tasks = test_tasks, a.task_index = test_index, a.parameters = test_parameters;
     if (TASK_MODES) a.rows[0] = test_tasks;
+    a.margin = margin_after(a.num_updates + (round + 1) * turns * a.steps * a.updates_per_step(), a.margin, test_margin_end);
+    a.margin_end = INFINITY;
     a.total += test[round] * a.seeds * a.tasks * a.envs;
     if (a.target[ACTION]) std::copy(a.target, a.target + ALL_MODES, a.factors);
     for (auto *unused : {a.first, a.second, a.target}) std::fill(unused, unused + ALL_MODES, nullptr);

@@ -14,6 +14,7 @@ from torchq.engines.codegen.trace import TranslationError, trace_family
 from torchq.engines.contract import Batch, Block, EnvState, LearnerState, Played, Rates, RunState, UnavailableError
 from torchq.engines.cpu import build
 from torchq.engines.rollout import Rollout
+from torchq.lowrank.guide import aged
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.modes import KINDS
@@ -90,7 +91,8 @@ class CppEngine:
         total = torch.zeros(fields[0].shape, dtype=torch.float64)
         self._call(
             "torchq_greedy", self.rollout.test_batch(), fields, groups=max(factor.shape[1] for factor in factors),
-            factors=factors, steps=self.rollout.env.episode_length, first_step=first_step, total=total,
+            factors=factors, guide=_guide_of(learner), margin=float(learner.guide.margin) if learner.guide else 0.0,
+            margin_end=float("inf"), steps=self.rollout.env.episode_length, first_step=first_step, total=total,
         )  # fmt: skip
         return total.to(self.rollout.dtype)
 
@@ -109,7 +111,8 @@ class CppEngine:
             "torchq_play", rollout.batch(), fields, groups=self.learner.groups, steps=length, updates=1,
             first_step=block.first_round * length, num_updates=int(learner.num_updates), task_weights=weights,
             epsilon=block.rates.epsilon, learning_rate=block.rates.learning_rate, statistics=sums, total=total,
-            test_tasks=len(tested.task_index), test_index=tested.task_index, test_parameters=tested.parameters,
+            test_margin_end=self.learner.margin_updates[1], test_tasks=len(tested.task_index),
+            test_index=tested.task_index, test_parameters=tested.parameters,
             rounds=rounds, turns=block.turns, fresh=int(block.starts is not None), test_envs=total.shape[-1],
             test=block.test, test_state=tests, finite=finite, **changed, **self._replay(state.replay),
         )  # fmt: skip
@@ -136,13 +139,13 @@ class CppEngine:
 
     def _copied(self, learner: LowRankState) -> dict[str, Any]:
         """Arguments of what a learner's state holds, copies of it: in the program parameters' modes are the last."""
+        rest: dict[str, Any] = {}
         if learner.task_places:
-            places = torch.stack(learner.task_places, dim=-1).to(self.rollout.dtype).contiguous()
-            rest = {"task_places": places}
-        else:
-            rest = {}
+            rest["task_places"] = torch.stack(learner.task_places, dim=-1).to(self.rollout.dtype).contiguous()
         kinds = (learner.factors, [m.first for m in learner.moments], [m.second for m in learner.moments])
         names = ("factors", "first", "second", "target")
+        rest |= {"guide": _guide_of(learner), "margin": self.learner.margin}
+        rest["margin_end"] = self.learner.margin_updates[0]
         return rest | {name: self._ordered(kind) for name, kind in zip(names, (*kinds, learner.target), strict=True)}
 
     def _ordered(self, tensors: Any) -> list[Tensor | None]:
@@ -158,7 +161,10 @@ class CppEngine:
             tensors = changed[name]
             found[name] = (*tensors[-own:], *tensors[1:-own]) if own and tensors else tuple(tensors)
         moments = tuple(map(Moments, found["first"], found["second"]))
-        return before._replace(factors=found["factors"], moments=moments, num_updates=count, target=found["target"])
+        guide = aged(before.guide, count, self.learner.margin, self.learner.margin_updates[0])
+        return before._replace(
+            factors=found["factors"], moments=moments, num_updates=count, target=found["target"], guide=guide
+        )
 
     def _call(self, function: str, batch: Batch, fields: list[Tensor], **given: Any) -> None:
         """Call the program with the arguments given; tensors by their addresses, and what is left out 0."""
@@ -198,7 +204,7 @@ def _constants(rollout: Rollout, learner: LowRankQ) -> dict[str, str]:
         "GRID_LOW": _braces(mode.low for mode in grid.modes), "GRID_HIGH": _braces(mode.high for mode in grid.modes),
         "GRID_SIZES": _braces(grid.sizes), "GRID_KINDS": _braces(_KINDS[mode.kind] for mode in grid.modes),
         "OPTIMIZER": _OPTIMIZERS[learner.optimizer], "BLOCK_ORDER": int(learner.update_order == "block"),
-        "TASK_MODES": len(learner.task_sizes), "ONLY_TASKS": int(learner.only_tasks),
+        "TASK_MODES": len(learner.task_sizes), "ONLY_TASKS": int(learner.only_tasks), "GUIDE": int(learner.margin > 0),
         "NORMALISED": int(learner.normalised), "SWEEPS": learner.num_sweeps, "LOSS_SCALE": learner.loss_scale,
     }  # fmt: skip
     return {name: str(value) for name, value in constants.items()}
@@ -223,17 +229,24 @@ def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Struct
             ("total", pointer),
             *((count, ctypes.c_int64) for count in ("replay_ratio", "replay_batch", "replay_capacity", "slots")),
             ("replay_recent", ctypes.c_double),
-            ("memory", pointer), ("target", modes), ("target_rate", real), ("gamma", real),
+            ("memory", pointer), ("target", modes), ("target_rate", real), ("gamma", real), ("guide", modes),
+            ("margin", ctypes.c_double), ("margin_end", ctypes.c_double),
         ]  # fmt: skip
 
     class Block(ctypes.Structure):
         _fields_ = [
             ("args", Args), *((count, ctypes.c_int64) for count in ("rounds", "turns", "fresh", "test_envs")),
-            ("test", pointer), ("test_tasks", ctypes.c_int64), ("test_index", pointer), ("test_parameters", pointer),
+            ("test", pointer), ("test_tasks", ctypes.c_int64), ("test_index", pointer),
+            ("test_margin_end", ctypes.c_double), ("test_parameters", pointer),
             ("test_state", fields), ("finite", pointer),
         ]  # fmt: skip
 
     return Block
+
+
+def _guide_of(learner: LowRankState) -> list[Tensor]:
+    """Factors of a state's guide, or none."""
+    return [factor.contiguous() for factor in learner.guide.factors] if learner.guide else []
 
 
 def _copy(tensor: Tensor) -> Tensor:

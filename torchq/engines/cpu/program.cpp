@@ -38,7 +38,7 @@ static bool side_by_side(const Args &a, int64_t tasks) {
 // One run by one thread, from the first step to the last.
 static void train_alone(const Run &run) {
   const Args &a = run.a;
-  if constexpr (BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED && !any_interpolates() && !TASK_MODES && !ONLY_TASKS) {
+  if constexpr (BLOCK_ORDER && OPTIMIZER == ADAMAX && !NORMALISED && !any_interpolates() && !TASK_MODES && !ONLY_TASKS && !GUIDE) {
     if (run.tasks * a.per_task() == 1 && !a.target[ACTION]) {
       const Decay decay(a);
       return Online(a, decay).train(run);

@@ -20,6 +20,7 @@ from torchq.engines.gpu.tensors import (
 )
 from torchq.engines.rollout import Rollout
 from torchq.lowrank import optim, task_modes
+from torchq.lowrank.guide import aged, margin_after
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.optim import Moments
@@ -112,10 +113,11 @@ class BatchedEngine:
         all_modes = _Changed(copies(learner.factors), copies(learner.target), *copied_moments(learner))
         fields = copies(env)
         changed, clock = self._with_table(all_modes, learner), on_device(first_step, rollout.device)
+        guide = self._guide(learner, len(rates.epsilon))
         played = self._sums(self._acting, len(Statistics._fields))
         learnt = self._sums(self._learning, 2) if replay else played
         for step_index in range(len(rates.epsilon)):
-            self._play(batch, changed, fields, played, memory, rates, clock, step_index, updates)
+            self._play(batch, changed, guide, fields, played, memory, rates, clock, step_index, updates)
             for update in range(rollout.updates_per_step if updates else 0):
                 if replay:
                     self._learn(batch, changed, learnt, memory, clock, step_index, update)
@@ -124,12 +126,25 @@ class BatchedEngine:
                     self._descend_tasks(changed, all_modes, learnt, rates, learner, step_index, update)
         count = learner.num_updates + int(updates) * len(rates.epsilon) * rollout.updates_per_step
         moments = tuple(map(Moments, all_modes.first, all_modes.second))
-        after = LowRankState(tuple(all_modes.factors), moments, count, tuple(all_modes.target), learner.task_places)
+        ours, target = self.kernels.learner, tuple(all_modes.target)
+        after = learner._replace(
+            factors=tuple(all_modes.factors), moments=moments, num_updates=count, target=target,
+            guide=aged(learner.guide, count, ours.margin, ours.margin_updates[0]),
+        )  # fmt: skip
         totals = self._totals(played, self._acting)
         if replay:
             totals[..., 2:] = self._totals(learnt, self._learning)
         news = (totals.view(*statistics.reward.shape, -1) / rollout.num_envs).unbind(-1)
         return RunState(after, type(env)(*fields), statistics.plus(*news), memory)
+
+    def _guide(self, learner: LowRankState, steps: int) -> Any:
+        """The guide's factors and its margin at each of some steps, if there is one."""
+        if not learner.guide:
+            return None
+        ours, each = self.kernels.learner, self.kernels.rollout.updates_per_step
+        count = learner.num_updates + each * torch.arange(steps, device=learner.num_updates.device)
+        margins = margin_after(count, ours.margin, ours.margin_updates[0])
+        return tuple(factor.contiguous() for factor in learner.guide.factors), margins
 
     def _sums(self, plan: _Layout, fields: int) -> _Sums:
         learner, rollout = self.kernels.learner, self.kernels.rollout
@@ -195,7 +210,7 @@ class BatchedEngine:
                 table[0].copy_(self._composed(factors, learner))
 
     def _play(
-        self, batch: Batch, changed: _Changed, fields: list[Tensor], sums: _Sums, memory: Any, rates: Rates,
+        self, batch: Batch, changed: _Changed, guide: Any, fields: list[Tensor], sums: _Sums, memory: Any, rates: Rates,
         clock: Tensor, step_index: int, updates: bool,
     ) -> None:  # fmt: skip
         """One step of all environments; what it brings is summed up, or stored."""
@@ -204,11 +219,11 @@ class BatchedEngine:
         plan, rollout = self._acting, self.kernels.rollout
         stores = updates and rollout.replay is not None
         batched_kernels.play[(plan.programs * plan.blocks,)](
-            tuple(changed.factors), tuple(changed.target or changed.factors), tuple(fields), batch.parameters,
-            rollout.seeds, batch.task_index, self._weights, tuple(sums), memory if stores else sums.shared,
-            rates.epsilon, clock, step_index, self._sizes(plan, memory), SHARED_ROWS=self._shared_rows,
-            TASKS=plan.tasks, ENVS=plan.lanes, LEARN=int(updates and not stores), STORE=int(stores),
-            **self.kernels.constants,
+            tuple(changed.factors), tuple(changed.target or changed.factors),
+            *(guide or (tuple(changed.factors), clock)), tuple(fields), batch.parameters, rollout.seeds,
+            batch.task_index, self._weights, tuple(sums), memory if stores else sums.shared, rates.epsilon, clock,
+            step_index, self._sizes(plan, memory), SHARED_ROWS=self._shared_rows, TASKS=plan.tasks, ENVS=plan.lanes,
+            LEARN=int(updates and not stores), STORE=int(stores), **self.kernels.constants,
         )  # fmt: skip
 
     def _learn(
@@ -262,10 +277,12 @@ def greedy_returns(kernels: Kernels, learner: LearnerState, env: EnvState, first
     total = torch.empty(env.elapsed.shape, device=rollout.device, dtype=rollout.dtype)
     lanes = min(_lanes(factors[0].shape[-1]), power_of_two(envs))
     pieces = -(-envs // lanes)
+    guide = learner.guide
+    following = ([factor.contiguous() for factor in guide.factors], guide.margin) if guide else (factors, rollout.seeds)
     batched_kernels.greedy[(runs * num_tasks * pieces,)](
-        tuple(factors), tuple(factor.shape[1] for factor in factors), tuple(factor.shape[2] for factor in factors),
-        tuple(copies(env)), rollout.test_batch().parameters, rollout.seeds, total,
-        on_device(first_step, rollout.device), rollout.env.episode_length, num_tasks, envs, pieces, LANES=lanes,
-        **kernels.constants,
+        tuple(factors), tuple(following[0]), following[1], tuple(factor.shape[1] for factor in factors),
+        tuple(factor.shape[2] for factor in factors), tuple(copies(env)), rollout.test_batch().parameters,
+        rollout.seeds, total, on_device(first_step, rollout.device), rollout.env.episode_length, num_tasks, envs,
+        pieces, LANES=lanes, **kernels.constants,
     )  # fmt: skip
     return total

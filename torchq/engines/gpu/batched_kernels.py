@@ -29,10 +29,9 @@ from torchq.engines.gpu.common_kernels import (
 )
 from torchq.engines.gpu.lane_kernels import (
     add_gradients,
-    best_action,
     clear,
     offsets,
-    products,
+    policy_action,
     recalled,
     remember,
     sum_by_task,
@@ -41,13 +40,14 @@ from torchq.engines.gpu.lane_kernels import (
 
 @triton.jit(do_not_specialize=["step_index"])
 def play(
-    factors, target, state, parameters, seeds, task_index, task_weights, buffers, memory, epsilon, first_step,
-    step_index, sizes, FAMILY: tl.constexpr, MODEL: tl.constexpr, SHARED_ROWS: tl.constexpr, TASKS: tl.constexpr,
-    ENVS: tl.constexpr, LEARN: tl.constexpr, STORE: tl.constexpr,
+    factors, target, guide, margin, state, parameters, seeds, task_index, task_weights, buffers, memory, epsilon,
+    first_step, step_index, sizes, FAMILY: tl.constexpr, MODEL: tl.constexpr, SHARED_ROWS: tl.constexpr,
+    TASKS: tl.constexpr, ENVS: tl.constexpr, LEARN: tl.constexpr, STORE: tl.constexpr,
 ):  # fmt: skip
     """One step of all environments, the `step_index`-th from `first_step`; with LEARN the sums of their semi-gradients.
 
-    With STORE their transitions are written into the memory (seeds, tasks, slots, width).
+    Behaviour follows the `guide`'s factors by a margin of each step. With STORE their transitions are written into the
+    memory (seeds, tasks, slots, width).
 
     Programs are (run · group, block), flat, for only a grid's first axis is long. A block takes every `num_blocks`-th
     chunk of its run, a chunk TASKS tasks with up to ENVS environments each; TASKS is 1 where one has more environments.
@@ -81,8 +81,7 @@ def play(
         s, p = load(state, at, inside, FAMILY.FIELDS), load_parameters(parameters, position, FAMILY.PARAMETERS)
         here = places_of(s, like, FAMILY, MODEL)
         drawn = words(seed, now, env, name, EXPLORATION, 0)
-        weights = products(factors, offset, here, name, inside, -1, MODEL)
-        _, greedy = best_action(factors, offset, weights, MODEL)
+        greedy = policy_action(factors, guide, margin + step_index, offset, here, name, inside, MODEL)
         random = ((drawn[1].to(tl.uint64) * MODEL.ACTIONS) >> 32).to(tl.int32)
         action = tl.where(uniform(drawn[0], like) < threshold, random, greedy)
         u = uniforms(seed, now, env, name, like, TRAINING, FAMILY.STEP_UNIFORMS)
@@ -215,8 +214,8 @@ def descend(
 
 @triton.jit
 def greedy(
-    factors, factor_groups, factor_rows, state, parameters, seeds, total, first_step, num_steps, num_tasks, num_envs,
-    num_pieces, FAMILY: tl.constexpr, MODEL: tl.constexpr, LANES: tl.constexpr,
+    factors, guide, margin, factor_groups, factor_rows, state, parameters, seeds, total, first_step, num_steps,
+    num_tasks, num_envs, num_pieces, FAMILY: tl.constexpr, MODEL: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Undiscounted returns of whole greedy episodes: programs are (run · task, LANES environments), flat.
 
@@ -238,8 +237,7 @@ def greedy(
     returns, alive = like, env >= 0
     for step in range(num_steps):
         rows = places_of(s, like, FAMILY, MODEL)
-        weights = products(factors, offset, rows, task, inside, -1, MODEL)
-        _, action = best_action(factors, offset, weights, MODEL)
+        action = policy_action(factors, guide, margin, offset, rows, task, inside, MODEL)
         u = uniforms(seed, begun + step, env, task, like, TESTING, FAMILY.STEP_UNIFORMS)
         s, reward, terminated, truncated = FAMILY.STEP(p, s, action.to(tl.int64), u, like)
         returns += tl.where(alive, reward, 0.0)

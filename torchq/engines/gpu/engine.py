@@ -58,8 +58,8 @@ def _checked(rollout: Rollout) -> LowRankQ:
         raise UnavailableError("blocks of modes need `num_envs=1`")
     if learner.update_order == "block" and (rollout.grid.interpolates or rollout.replay or learner.target_rate):
         raise UnavailableError("blocks of modes need cells, without replay and target tensor")
-    if learner.update_order == "block" and (learner.task_sizes or learner.only_tasks):
-        raise UnavailableError("blocks of modes need a row per task, and all modes to learn")
+    if learner.update_order == "block" and (learner.task_sizes or learner.only_tasks or learner.margin):
+        raise UnavailableError("blocks of modes need a row per task, all modes to learn, and no guide")
     if learner.update_order == "block" and learner.optimizer != "adamax":
         raise UnavailableError("blocks of modes need Adamax")
     if learner.update_order == "joint" and learner.num_sweeps != 1:
@@ -87,5 +87,5 @@ def _model(rollout: Rollout, learner: LowRankQ) -> ModelConstants:
         tuple(sizes), together, int(learner.has_task_mode), len(sizes) - 1, actions, power_of_two(actions),
         learner.rank,
         power_of_two(learner.rank), learner.num_sweeps, rollout.gamma, learner.optimizer == "adam",
-        learner.target_rate or 0.0,
+        learner.target_rate or 0.0, learner.margin > 0.0,
     )  # fmt: skip

@@ -59,6 +59,29 @@ def best_action(factors, offset, weights, MODEL: tl.constexpr):
 
 
 @triton.jit
+def policy_action(factors, guide, margin, offset, places, name, inside, MODEL: tl.constexpr):
+    # The greedy action, or the guide's where no other is better by a margin: torchq.lowrank.guide.
+    ACTIONS: tl.constexpr = MODEL.ACTIONS
+    weights = products(factors, offset, places, name, inside, -1, MODEL)
+    if MODEL.GUIDE:
+        _, chosen = best_action(guide, offset, products(guide, offset, places, name, inside, -1, MODEL), MODEL)
+        bonus = tl.load(margin).to(weights.dtype)
+        k = tl.arange(0, MODEL.RANK_P)
+        base = factors[MODEL.ACTION] + offset[MODEL.ACTION]
+        best = tl.sum(weights * tl.load(base + k, mask=k < MODEL.RANK, other=0.0)[None, :], axis=1)
+        best += tl.where(chosen == 0, bonus, 0.0)
+        action = chosen * 0
+        for a in tl.static_range(1, ACTIONS):
+            row = tl.load(base + a * MODEL.RANK + k, mask=k < MODEL.RANK, other=0.0)
+            value = tl.sum(weights * row[None, :], axis=1) + tl.where(chosen == a, bonus, 0.0)
+            action = tl.where(value > best, a, action)
+            best = tl.maximum(best, value)
+    else:
+        _, action = best_action(factors, offset, weights, MODEL)
+    return action
+
+
+@triton.jit
 def sum_by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
     # Sums over the environments of each task of a chunk.
     return tl.sum(tl.reshape(values, (TASKS, ENVS)), axis=1)

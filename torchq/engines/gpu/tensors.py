@@ -55,6 +55,8 @@ class ModelConstants(NamedTuple):
     ADAM: bool
     TARGET_RATE: float
     """τ of the target tensor, 0 where there is none."""
+    GUIDE: bool
+    """Whether a guide has a say in what is done."""
 
 
 class Kernels(NamedTuple):
