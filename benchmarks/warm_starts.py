@@ -26,8 +26,9 @@ from torchq.runs.study_results import by_samples, read_rows
 from torchq.runs.warm_starts import start_low_rank
 from torchq.versions import git_commit, versions
 
-SEEDS, EPISODES, EVERY = 8, 200, 2
+SEEDS, FIRST_SEED, EPISODES, TESTS = 20, 100, 200, 8
 SAMPLES_PER_EPISODE = 100
+MARKS = (0, 500, 1000, 1500, 2000, 3000, 5000, 10_000, 20_000)
 CONSTANTS = (-10.0, -20.0, -50.0, -100.0, -200.0)
 THRESHOLDS = (-130.0, -100.0)
 WINDOW = 3
@@ -36,12 +37,13 @@ SIZES = (5, 8, 10, 15, 20, 50)
 
 def study(out: Path, sizes: tuple[int, ...], **settings: object) -> None:
     """A run of lmi-qli on the pendulum family."""
-    torchq.train(algo="lmi-qli", env="pendulum", num_seeds=SEEDS, sizes=sizes, out=out, **settings)
+    torchq.train(algo="lmi-qli", env="pendulum", num_seeds=SEEDS, seed=FIRST_SEED, sizes=sizes, out=out, **settings)
 
 
 def prepared(**flags: object) -> Experiment:
     """The default stlrq run on the pendulum family, from a warm start where one is given."""
-    config = resolve("stlrq", "pendulum", "default", {"num_seeds": SEEDS, **flags, "device": "cpu"})
+    given = {"num_seeds": SEEDS, "seed": FIRST_SEED, "eval_every": 1, "eval_episodes": TESTS, "device": "cpu", **flags}
+    config = resolve("stlrq", "pendulum", "default", given)
     experiment = prepare(config, families.make("pendulum"), start_low_rank if config.warm_start else None)
     torch_settings.limit_threads(experiment.work)
     return experiment
@@ -62,15 +64,11 @@ def constant(experiment: Experiment, value: float) -> Experiment:
 
 @torch.no_grad()
 def curve(experiment: Experiment) -> np.ndarray:
-    """Median over seeds of the greedy return per task, at 0 samples and every few episodes, (evaluations, tasks)."""
-    state = experiment.initial_state
-    policy = experiment.rollout.learner.policy(state.learner)
-    medians = [experiment.evaluate(policy, 0).median(0).values.tolist()]
-    for episode in range(EPISODES):
-        state, policy = experiment.play(state, episode)
-        if (episode + 1) % EVERY == 0:
-            medians.append(experiment.evaluate(policy, episode + 1).median(0).values.tolist())
-    return np.array(medians)
+    """Median over seeds of the greedy return per task, at 0 samples and after every episode, (evaluations, tasks)."""
+    policy = experiment.rollout.learner.policy(experiment.initial_state.learner)
+    _, evaluations = experiment.play_block(experiment.initial_state, 0, EPISODES)
+    returns = [experiment.evaluate(policy, 0), *(evaluation.returns for evaluation in evaluations)]
+    return np.median(torch.stack(returns).numpy(), axis=1)
 
 
 def samples_to(medians: np.ndarray, threshold: float) -> str:
@@ -78,32 +76,48 @@ def samples_to(medians: np.ndarray, threshold: float) -> str:
     means = medians.mean(1)
     for first in range(len(means) - WINDOW + 1):
         if (means[first : first + WINDOW] >= threshold).all():
-            return f"{first * EVERY * SAMPLES_PER_EPISODE:,}"
+            return f"{first * SAMPLES_PER_EPISODE:,}"
     return f"> {EPISODES * SAMPLES_PER_EPISODE:,}"
 
 
 def into_stlrq(folder: Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Table and curves of the starts of stlrq."""
+    """Tables and curves of the starts of stlrq."""
     starts = {"cold": prepared()}
     starts |= {f"constant {value:g}": constant(prepared(), value) for value in CONSTANTS}
     for samples in (20, 200):
         name = folder / f"quadratic-{samples}"
         study(name, (samples,))
-        starts[f"lmi-qli, {samples} samples a task"] = prepared(warm_start=str(name))
+        kind = f"lmi-qli, {samples} samples a task"
+        starts[f"{kind}, its values"] = prepared(warm_start=str(name), guide_margin=0.0)
+        starts[kind] = prepared(warm_start=str(name))
     curves = {name: curve(experiment) for name, experiment in starts.items()}
     heads = [f"samples to {threshold:g}" for threshold in THRESHOLDS]
-    rows = [f"| start | return before training | {' | '.join(heads)} | last 10 evaluations |", "|---" * 5 + "|"]
+    ends = "lowest, of the start's: a task, the mean | last 10 evaluations"
+    rows = [f"| start | return before training | {' | '.join(heads)} | {ends} |", "|---" * 6 + "|"]
     for name, medians in curves.items():
-        before = " / ".join(f"{value:.0f}" for value in medians[0])
         reached = " | ".join(samples_to(medians, threshold) for threshold in THRESHOLDS)
-        after = " / ".join(f"{value:.0f}" for value in medians[-10:].mean(0))
-        rows.append(f"| {name} | {before} | {reached} | {after} |")
+        after = _shown(medians[-10:].mean(0))
+        rows.append(f"| {name} | {_shown(medians[0])} | {reached} | {lowest(medians)} | {after} |")
+    rows += ["", "Medians at marks:", "", "| samples | " + " | ".join(curves) + " |", "|---" * (1 + len(curves)) + "|"]
+    for mark in MARKS:
+        found = " | ".join(_shown(medians[mark // SAMPLES_PER_EPISODE]) for medians in curves.values())
+        rows.append(f"| {mark:,} | {found} |")
     return rows, curves
+
+
+def lowest(medians: np.ndarray) -> str:
+    """How much lower than at the start the lowest evaluation is, for the worst task and for the mean over tasks."""
+    worst = [100.0 * (values / values[0] - 1.0).max() for values in (*medians.T, medians.mean(1))]
+    return f"{-max(worst[:-1]):+.1f}%, {-worst[-1]:+.1f}%"
+
+
+def _shown(values: np.ndarray) -> str:
+    return " / ".join(f"{value:.0f}" for value in values)
 
 
 def into_lmi_qli(folder: Path) -> list[str]:
     """Gap to feedback linearisation with and without a start from a trained Q-tensor."""
-    torchq.train(algo="stlrq", num_seeds=SEEDS, out=folder / "tensor")
+    torchq.train(algo="stlrq", num_seeds=SEEDS, seed=FIRST_SEED, out=folder / "tensor")
     rows = ["| iterations | start | " + " | ".join(f"N = {size}" for size in SIZES) + " | unstable | failed |"]
     rows.append("|---" * (4 + len(SIZES)) + "|")
     for iterations in (1, 5, 20):
@@ -125,7 +139,7 @@ def draw(curves: dict[str, np.ndarray], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
-    samples = np.arange(EPISODES // EVERY + 1) * EVERY * SAMPLES_PER_EPISODE
+    samples = np.arange(EPISODES + 1) * SAMPLES_PER_EPISODE
     for name, medians in curves.items():
         style = {"linewidth": 1, "alpha": 0.5} if name.startswith("constant") else {"linewidth": 2}
         axis.plot(samples, medians.mean(1), label=name, **style)

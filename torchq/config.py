@@ -194,8 +194,8 @@ class Config(BaseModel):
     ] = 6.0  # fmt: skip
     guide_samples: Annotated[
         Positive, LOW_RANK,
-        _help("Samples per task after which leaving it need not pay any more (in what behaves after two fifths)."),
-    ] = 5000.0  # fmt: skip
+        _help("Samples per task after which leaving it need not pay any more (in what behaves after a quarter)."),
+    ] = 8000.0  # fmt: skip
     samples_before: Annotated[int, Field(ge=0), LOW_RANK, NO_FLAG] = 0
     """Samples per task of the runs that this one started from, from which its rates go on."""
 

@@ -42,12 +42,14 @@ _BY_ALGO: dict[str, dict[str, Any]] = {
     **{algo: {"num_seeds": 120, "num_envs": 1, "dtype": "float64", "engine": "eager"} for algo in QUADRATIC_ALGOS},
 }
 
-# Of runs that adapt others to new tasks: 2,000 samples or so, behaving well from the first.
-_ADAPT: dict[str, Any] = {
-    "fit": "least-squares", "replay_ratio": 1, "replay_batch": 1, "replay_recent": 1.0, "target_rate": None,
-    "epsilon_start": 0.3, "epsilon_end": 0.02, "epsilon_decay": 0.998, "eval_every": 1,
+# Of runs that adapt others to new tasks: some 2,000 samples, behaving well from the first.
+_ADAPT: dict[str, Any] = {"epsilon_start": 0.1, "epsilon_end": 0.1, "episodes": 20, "eval_every": 1}
+_ADAPT_BY_ENV: dict[str, dict[str, Any]] = {
+    "pendulum": {"epsilon_start": 0.02, "epsilon_end": 0.02}, "wireless": {"episodes": 10},
 }  # fmt: skip
-_ADAPT_BY_ENV: dict[str, dict[str, Any]] = {"pendulum": {"episodes": 20}, "wireless": {"episodes": 10}}
+_FIT: dict[str, Any] = {
+    "fit": "least-squares", "replay_ratio": 1, "replay_batch": 1, "replay_recent": 1.0, "target_rate": None,
+}  # fmt: skip
 
 _PAPER: dict[str, Any] = {
     "protocol": "online",
@@ -91,12 +93,8 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
             raise UsageError(f"`preset`: expected default for `env={env}` (paper covers {', '.join(_PAPER_BY_ENV)})")
         values = {**_PAPER, **_PAPER_BY_ENV[env]}
     if "adapt_from" in overrides:
-        semi = (
-            {}
-            if overrides.get("fit") != "semi-gradient"
-            else {name: values[name] for name in _REPLAY if name in values}
-        )
-        values = {**values, **_ADAPT, "episodes": 20, **_ADAPT_BY_ENV.get(env, {}), **semi}
+        by_steps = overrides.get("grow") or overrides.get("fit") == "semi-gradient"
+        values = {**values, **_ADAPT, **_ADAPT_BY_ENV.get(env, {}), **({} if by_steps else _FIT)}
     values = {"algo": algo, "env": env, "preset": preset, **values, **_BY_ALGO.get(algo, {}), **overrides}
     if values.get("state_modes") == "joint" and "features" not in overrides:
         values["features"] = "cells"
@@ -127,10 +125,11 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
     for name in ("grow", "fit", "data"):
         if name in overrides and config.adapt_from is None:
             raise UsageError(f"`{name}`: expected only with `adapt_from`")
-    if config.adapt_from is not None and config.fit == "least-squares" and not config.replay_ratio:
-        raise UsageError(
-            "`replay_ratio`: expected at least 1 with `fit=least-squares`, which fits to stored samples, got 0"
-        )
+    if config.fit == "least-squares" and (config.grow or not config.replay_ratio):
+        wrong, came = ("grow", "it") if config.grow else ("replay_ratio", "0")
+        expected = "none" if config.grow else "at least 1"
+        raise UsageError(f"`{wrong}`: expected {expected} with `fit=least-squares`, which fits rows to what is stored, "
+                         f"got {came}")  # fmt: skip
     if config.adapt_from is not None and config.warm_start is not None:
         raise UsageError("`warm_start`: expected none with `adapt_from`, which starts from another run too")
     if config.num_tasks and config.tasks and config.num_tasks != len(config.tasks):

@@ -11,6 +11,7 @@ from torchq.engines.contract import Engine, LearnerState, Rates, RunState, Stati
 from torchq.engines.rollout import Rollout
 from torchq.lowrank import row_fit
 from torchq.lowrank.exploration import exponential_decay, harmonic_decay
+from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.transitions import Transition
 
 
@@ -69,7 +70,7 @@ def batched_round(config: Config, rollout: Rollout, engine: Engine, state: RunSt
     if not rollout.env.terminates:
         state = state._replace(env=rollout.reset(batch, first))
     state = engine.train(batch, state, turn_rates(config, rollout, episode, 0), first)
-    return _fitted(rollout, state, first + rollout.env.episode_length) if fits(config) else state
+    return _fitted(rollout, state, episode + 1) if fits(config) else state
 
 
 def fits(config: Config) -> bool:
@@ -77,12 +78,15 @@ def fits(config: Config) -> bool:
     return config.adapt_from is not None and config.fit == "least-squares"
 
 
-def _fitted(rollout: Rollout, state: RunState, steps: int) -> RunState:
+def _fitted(rollout: Rollout, state: RunState, episodes: int) -> RunState:
+    """The state with the rows of tasks fitted to all that is stored, after so many episodes."""
+    env, learner = rollout.env, rollout.learner
+    assert isinstance(learner, LowRankQ)
     index = rollout.index(state.env)
     zero = torch.zeros_like(state.env.elapsed, dtype=rollout.dtype)
     like = Transition(index, zero.long(), zero, zero, index)
-    learner: Any = rollout.learner
-    fitted = row_fit.refit(learner, state.learner, state.replay, steps * rollout.num_envs, like)
+    noisy, per_episode = env.num_step_uniforms > 0, env.episode_length * rollout.num_envs
+    fitted = row_fit.refit(learner, state.learner, state.replay, episodes, per_episode, like, noisy)
     return state._replace(learner=fitted)
 
 

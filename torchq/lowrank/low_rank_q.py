@@ -124,13 +124,13 @@ class LowRankQ:
         return self.num_tasks if self.sharing == "lrq" else 1
 
     def init(self, seeds: Tensor, *, device: torch.device | str, dtype: torch.dtype) -> LowRankState:
-        """Normal factors of standard deviation `init_scale`; row i of a task's factor depends on seed, task, row."""
+        """Normal factors of standard deviation `init_scale`, around 1 and of 0.3 for those of parameters."""
         seeds = seeds.to(device)
         factors = []
         for mode, size in enumerate(self.sizes):
-            start = 1.0 if 0 < mode < len(self.task_sizes) else 0.0  # So that products of rows begin as rows do.
-            factor = start + self.init_scale * normal_factor(seeds, mode, self.groups, size, self.rank)
-            factors.append(factor.to(dtype))
+            normal = normal_factor(seeds, mode, self.groups, size, self.rank)
+            near_one = mode < len(self.task_sizes)  # Tasks begin alike.
+            factors.append((1.0 + 0.3 * normal if near_one else self.init_scale * normal).to(dtype))
         moments = tuple(optim.init_moments(factor, self.optimizer) for factor in factors)
         cold = LowRankState((), moments, torch.zeros((), dtype=torch.int64, device=device))
         return self.start(cold, tuple(factors))
@@ -146,6 +146,8 @@ class LowRankQ:
         if state.task_places:
             tasks, rest = factors[: self.num_task_modes], factors[self.num_task_modes :]
             factors = (task_modes.compose(tasks, state.task_places), *rest)
+        if state.fit:
+            factors = (state.fit.best.unsqueeze(1), *factors[1:])
         guide = aged(state.guide, state.num_updates, self.margin, self.margin_updates[1])
         return LowRankState(factors, (), state.num_updates, guide=guide)
 

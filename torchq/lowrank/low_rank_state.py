@@ -27,6 +27,8 @@ class LowRankState(NamedTuple):
     are tested may follow; () where every task has a row."""
     guide: Any = ()
     """The `Guide` that a warm start brings; () where there is none."""
+    fit: Any = ()
+    """The `RowFit` of rows that are fitted to samples; () where they learn step by step."""
 
 
 def normal_factor(

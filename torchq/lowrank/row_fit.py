@@ -2,11 +2,16 @@
 
     Q(s, a, m) = φ(s, a)ᵀ T[m, :],   φ(s, a) = ∏_d φ_d(s_d)ᵀ F_d ∘ A[a, :]
 
-Policy iteration with the fixed point of the projected Bellman equation, as LSPI has it (Lagoudakis and Parr, "Least-
-squares policy iteration", JMLR 2003), on features that other tasks have taught, and with a pull to the row before.
+Policy iteration by the fixed point of the projected Bellman equation, LSPI (Lagoudakis and Parr, "Least-squares policy
+iteration", JMLR 2003), on features that other tasks have taught and with the rows of these tasks as a prior. After each
+episode the rows are fitted to all samples. Where steps are not random, what to start from is played first, one row an
+episode, and the row whose episode went best is kept; where they are, an episode says little, and the last fit is taken.
+How both were found is in benchmarks/results/adaptation.md.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -17,64 +22,114 @@ from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.transitions import Transition
 
-PULL = 1e-3
-"""λ: how much the row before counts, in mean squared features a sample."""
-ITERATIONS = 20
+_PULLS, PULL_OF_NOISE = (10.0, 100.0, 1000.0), 300.0
+"""λ in turns, and where steps are random."""
+_ITERATIONS, _OWN_SHARE = 10, 0.01
 
 
-def features(
-    learner: LowRankQ, state: LowRankState, index: tuple[Tensor, ...]
-) -> Float[Tensor, "seeds tasks batch rank"]:
-    """∏_d φ_d(s_d)ᵀ F_d, of the state modes alone."""
-    first, last = learner.num_task_modes, len(state.factors) - len(learner.action_sizes)
-    rows = [cp.rows(factor, place) for factor, place in zip(state.factors[first:last], index, strict=True)]
-    return cp.product(rows)
+class RowFit(NamedTuple):
+    """What a learner's state remembers of fits to the rows of new tasks."""
+
+    starts: Float[Tensor, "seeds starts tasks rank"]
+    """Rows to begin with: the first, and others to play."""
+    precision: Float[Tensor, "seeds rank rank"]
+    """C⁻¹ of the rows of known tasks."""
+    best: Float[Tensor, "seeds tasks rank"]
+    """The rows that are tested and kept."""
+    best_return: Float[Tensor, "seeds tasks"]
+    """Of the episode that these have played; −∞ before."""
+
+
+def num_starts(noisy: bool) -> int:
+    """Rows to begin with: where steps are random, one, else as many to play first."""
+    return 1 if noisy else 5
+
+
+def begin(starts: Float[Tensor, "seeds starts tasks rank"], known: Float[Tensor, "seeds known rank"]) -> RowFit:
+    """Before the first episode.
+
+    Args:
+        starts: rows to begin with.
+        known: rows of known tasks, whose covariance C is the prior's, with a hundredth of its mean variance added.
+    """
+    centred = known.double() - known.double().mean(1, keepdim=True)
+    covariance = centred.mT @ centred / known.shape[1]
+    own = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * _OWN_SHARE + torch.finfo(torch.float32).tiny
+    precision = torch.linalg.inv(covariance + own * torch.eye(known.shape[-1], device=known.device))
+    nothing = torch.full(starts[:, 0].shape[:-1], -torch.inf, dtype=torch.float64, device=starts.device)
+    return RowFit(starts, precision, starts[:, 0], nothing)
 
 
 def refit(
     learner: LowRankQ,
     state: LowRankState,
     memory: Float[Tensor, "seeds tasks slots width"],
-    count: int,
+    episodes: int,
+    per_episode: int,
     like: Transition,
+    noisy: bool,
 ) -> LowRankState:
-    """The state with the rows of all tasks fitted to their stored transitions.
+    """The state after an episode: rows to play next, and rows to keep.
 
     Args:
         learner: with a row per task.
-        state: before.
+        state: that has played.
         memory: of stored transitions, see `replay`.
-        count: how many of each task have been stored so far.
+        episodes: played so far.
+        per_episode: transitions of each task in one.
         like: a transition, whose places are whole or fractional as those stored.
+        noisy: whether steps are random.
     """
-    slots = torch.arange(min(count, memory.shape[2]), device=memory.device)
-    all_of_them = replay.recall(memory, slots.expand(*memory.shape[:2], -1), like)
-    here, landed = (
-        features(learner, state, index).double() for index in (all_of_them.state_index, all_of_them.next_state_index)
-    )
-    numbers = (all_of_them.reward.double(), all_of_them.discount.double())
-    table = state.factors[0]  # (seeds, 1, tasks, rank)
-    actions = cp.khatri_rao(state.factors[-len(learner.action_sizes) :]).double()  # (seeds, 1, actions, rank)
-    rows = fit(here, landed, actions, all_of_them.action, *numbers, table[:, 0].double())
-    return learner.start(state, (rows.unsqueeze(1).to(table), *state.factors[1:]))
+    fit, played = state.fit, state.factors[0][:, 0]
+    count = min(episodes * per_episode, memory.shape[2])
+    slots = torch.arange(count, device=memory.device)
+    seen = replay.recall(memory, slots.expand(*memory.shape[:2], -1), like)
+    if noisy:
+        rows = _fitted(learner, state, seen, fit.starts[:, 0], PULL_OF_NOISE)
+        fit = fit._replace(best=rows)
+    else:
+        last = torch.arange((episodes - 1) * per_episode, episodes * per_episode, device=memory.device)
+        returns = seen.reward[:, :, last % memory.shape[2]].double().sum(-1)
+        better = returns > fit.best_return
+        best = torch.where(better.unsqueeze(-1), played, fit.best)
+        fit = fit._replace(best=best, best_return=torch.where(better, returns, fit.best_return))
+        number = episodes - fit.starts.shape[1]
+        if number < 0:
+            rows = fit.starts[:, episodes]
+        else:
+            rows = _fitted(learner, state, seen, best, _PULLS[number % len(_PULLS)])
+    return state._replace(factors=(rows.unsqueeze(1).contiguous(), *state.factors[1:]), fit=fit)
 
 
-def fit(
+def _fitted(learner: LowRankQ, state: LowRankState, seen: Transition, centre: Tensor, pull: float) -> Tensor:
+    """Rows of all tasks by their transitions, (seeds, tasks, rank)."""
+    shared = state.factors[learner.num_task_modes :]
+    here, landed = (features(shared, index).double() for index in (seen.state_index, seen.next_state_index))
+    actions = cp.khatri_rao(shared[len(seen.state_index) :]).double()  # (seeds, 1, actions, rank)
+    numbers = (seen.action, seen.reward.double(), seen.discount.double())
+    return lstd(here, landed, actions, *numbers, centre.double(), pull * state.fit.precision[:, None]).to(centre)
+
+
+def features(factors: tuple[Tensor, ...], index: tuple[Tensor, ...]) -> Float[Tensor, "seeds tasks batch rank"]:
+    """∏_d φ_d(s_d)ᵀ F_d, of the state modes, which come first among the factors."""
+    return cp.product([cp.rows(factor, place) for factor, place in zip(factors, index, strict=False)])
+
+
+def lstd(
     here: Float[Tensor, "*batch samples rank"],
     landed: Float[Tensor, "*batch samples rank"],
     actions: Float[Tensor, "*#batch actions rank"],
     action: Int[Tensor, "*batch samples"],
     reward: Float[Tensor, "*batch samples"],
     discount: Float[Tensor, "*batch samples"],
-    start: Float[Tensor, "*batch rank"],
-    pull: float = PULL,
-    iterations: int = ITERATIONS,
+    centre: Float[Tensor, "*batch rank"],
+    precision: Float[Tensor, "*#batch rank rank"],
 ) -> Float[Tensor, "*batch rank"]:
     """The row whose greedy policy solves its own projected Bellman equation on the samples.
 
-        (Φᵀ(Φ − γΦ′) + λD) w = Φᵀr + λD w₀,   Φ′ the features of s′ with the best action of the w before
+        (Φᵀ(Φ − γΦ′) + Λ) w = Φᵀr + Λw₀,   Φ′ the features of s′ with the best action of the w before
 
-    D is the diagonal of ΦᵀΦ.                                                 [Lagoudakis and Parr 2003, fig. 5]
+    [Lagoudakis and Parr 2003, fig. 5], with a pull to w₀.
 
     Args:
         here: state features of s.
@@ -83,21 +138,16 @@ def fit(
         action: a.
         reward: r.
         discount: γ, or 0 where the step terminated.
-        start: w₀.
-        pull: λ ≥ 0.
-        iterations: of the policy.
+        centre: w₀.
+        precision: Λ, positive definite.
     """
-    phi = here * _taken(actions, action)
-    gram = phi.mT @ phi
-    squares = gram.diagonal(dim1=-2, dim2=-1)
-    scale = pull * squares + 1e-9 * squares.mean(-1, keepdim=True) + torch.finfo(phi.dtype).tiny
-    right = (phi.mT @ reward.unsqueeze(-1)).squeeze(-1) + scale * start
-    row = start
-    for _ in range(iterations):
+    phi, pull = here * _taken(actions, action), precision.expand(*centre.shape, centre.shape[-1])
+    right = phi.mT @ reward.unsqueeze(-1) + pull @ centre.unsqueeze(-1)
+    row = centre
+    for _ in range(_ITERATIONS):
         best = ((landed * row.unsqueeze(-2)) @ actions.mT).argmax(-1)
         following = discount.unsqueeze(-1) * landed * _taken(actions, best)
-        left = gram - phi.mT @ following + torch.diag_embed(scale)
-        row = torch.linalg.solve(left, right)
+        row = torch.linalg.solve(phi.mT @ (phi - following) + pull, right).squeeze(-1)
     return row
 
 

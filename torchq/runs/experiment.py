@@ -17,6 +17,7 @@ from torchq.engines.evaluation import evaluate
 from torchq.engines.rollout import Environment, Rollout
 from torchq.engines.select import select
 from torchq.errors import UsageError
+from torchq.lowrank import row_fit
 from torchq.lowrank.guide import Guide, aged
 from torchq.lowrank.learner import Learner
 from torchq.lowrank.low_rank_q import LowRankQ
@@ -32,7 +33,7 @@ CONTRACT = (
 )  # fmt: skip
 
 
-_GUIDE_BEHAVES = 0.4
+_GUIDE_BEHAVES = 0.25
 """Share of the time with a guide in which it has a say in what behaves: later, learning needs what lies off its way."""
 
 
@@ -161,7 +162,9 @@ def _guide_updates(config: Config, num_tasks: int) -> tuple[float, float]:
     return _GUIDE_BEHAVES * config.guide_samples * per_sample, config.guide_samples * per_sample
 
 
-def cold_state(learner: Learner, tasks: TaskSet, seeds: Tensor, dtype: torch.dtype) -> Any:
+def cold_state(
+    config: Config, env: Environment, learner: Learner, tasks: TaskSet, seeds: Tensor, dtype: torch.dtype
+) -> Any:
     """The learner's state before the first transition."""
     state = learner.init(seeds, device=seeds.device, dtype=dtype)
     if places := tasks.places(seeds.device, dtype):
@@ -169,6 +172,9 @@ def cold_state(learner: Learner, tasks: TaskSet, seeds: Tensor, dtype: torch.dty
     if isinstance(learner, LowRankQ) and learner.margin:
         guide = Guide(tuple(map(torch.zeros_like, state.factors)), state.num_updates)
         state = state._replace(guide=aged(guide, state.num_updates, learner.margin, learner.margin_updates[0]))
+    if protocols.fits(config):
+        rows = state.factors[0][:, :, None][:, 0].expand(-1, row_fit.num_starts(env.num_step_uniforms > 0), -1, -1)
+        state = state._replace(fit=row_fit.begin(rows.contiguous(), state.factors[0][:, 0]))
     return state
 
 
@@ -224,7 +230,7 @@ def prepare(
 
     in_turns = protocols.takes_turns(config, rollout)
     batch = rollout.batch(0 if in_turns else None)
-    cold = cold_state(learner, of_run, seeds, dtype)
+    cold = cold_state(config, env, learner, of_run, seeds, dtype)
     nothing = Statistics.zeros(len(seeds), of_run.num_trained, device, dtype)
     first = warm_start(config, rollout, cold) if warm_start else cold
     stored = rollout.empty_memory(memory.replay_slots(config, env.episode_length))

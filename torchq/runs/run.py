@@ -108,7 +108,9 @@ class Run:
         env = families.make(config.env)
         grid = make_grid(config, env)
         learner = make_learner(config, grid, env.num_actions, self.tasks)
-        template = cold_state(learner, self.tasks, torch.arange(config.num_seeds), getattr(torch, config.dtype))
+        template = cold_state(
+            config, env, learner, self.tasks, torch.arange(config.num_seeds), getattr(torch, config.dtype)
+        )
         learnt = learner.policy(tree.unflatten(template, tensors, "learner"))
         return GridPolicy(learner, tree.select(learnt, self.index), grid, int(config.num_tasks or 1))
 

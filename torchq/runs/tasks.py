@@ -49,9 +49,13 @@ class TaskSet(NamedTuple):
 
 
 def places(modes: TaskModes, tasks: list[Any], device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Where tasks lie along each task mode, (tasks,): int64 rows, or fractions between them in a type."""
+    """Where tasks lie along each task mode, (tasks,): int64 rows, or fractions between them in a type.
+
+    What is a point but for rounding is one: a neighbour's row with a weight of 1e-16 would move by a whole Adam step.
+    """
     found = modes.places(torch.tensor([values(task) for task in tasks], dtype=torch.float64))
-    return tuple(place.to(device, dtype if place.is_floating_point() else None) for place in found)
+    snapped = (torch.where((place - place.round()).abs() < 1e-6, place.round(), place) for place in found)
+    return tuple(place.to(device, dtype if place.is_floating_point() else torch.int64) for place in snapped)
 
 
 def names(task: Any) -> tuple[str, ...]:
@@ -112,17 +116,21 @@ def task_list(config: Config, env: Any) -> list[Any]:
 def _split(rows: list[tuple[float, ...]], config: Config) -> tuple[list[int], list[int]]:
     """Numbers of the tasks that learn and of those held out.
 
-    They are drawn alike for every seed. A value of a parameter that several tasks share stays with one that learns.
+    They are drawn alike for every seed. A value of a parameter that several tasks share stays with one that learns, and
+    so do the corners of a grid of tasks, beyond which nothing is known.
     """
     wanted = max(1, round(config.held_out * len(rows)))
     at_first = [Counter(column) for column in zip(*rows, strict=True)]
     left = [count.copy() for count in at_first]
+    ends = [{min(count), max(count)} for count in at_first]
     zero = torch.zeros(1, dtype=torch.int64)
     bits = philox.random_bits(zero, zero, philox.Purpose.HELD_OUT, torch.arange(len(rows)), zero, 1)
     held: list[int] = []
     for number in bits.flatten().argsort().tolist():
         counts = [(now[value], first[value]) for now, first, value in zip(left, at_first, rows[number], strict=True)]
         needed = any(now == 1 and (first > 1 or config.task_modes == "product") for now, first in counts)
+        extreme = all(value in end for value, end in zip(rows[number], ends, strict=True))
+        needed |= extreme and all(first > 1 for _, first in counts)
         if needed or len(held) == wanted:
             continue
         held.append(number)
