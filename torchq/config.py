@@ -73,6 +73,8 @@ class Config(BaseModel):
     ] = None  # fmt: skip
     tasks: Annotated[tuple[dict[str, float], ...], EVERY, NO_FLAG] = ()
     """Parameters of each task by name; () for those of `num_tasks`."""
+    test_tasks: Annotated[tuple[dict[str, float], ...], COMMON, NO_FLAG] = ()
+    """Parameters of tasks that are tested but never trained on."""
     task_modes: Annotated[
         Literal["table", "product", "linear"], STLRQ,
         _help("What a task is to the tensor: a row of its own, or a place along a mode for each of its parameters, "
@@ -211,6 +213,11 @@ class Config(BaseModel):
         """Times that each transition is applied: 4 in two of the conventions of the paper's LR-Q."""
         online_lrq = self.algo == "lrq" and self.protocol == "online"
         return 4 if online_lrq and self.lrq_convention != "matched-epsilon-one-update" else 1
+
+    @property
+    def num_tested(self) -> int:
+        """Tasks that are tested, of a configuration that knows its number of tasks."""
+        return int(self.num_tasks or 1) + len(self.test_tasks)
 
     def epsilon_clock(self, num_tasks: int) -> int:
         """Ticks of the exploration clock per sample of each task: see `epsilon_decay`."""

@@ -134,12 +134,12 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
         raise UsageError("`warm_start`: expected none with `adapt_from`, which starts from another run too")
     if config.num_tasks and config.tasks and config.num_tasks != len(config.tasks):
         raise UsageError(f"`num_tasks`: expected none with `tasks`, which names {len(config.tasks)}; leave it out")
-    if config.protocol == "online" and (config.task_modes != "table" or config.held_out):
-        name = "task_modes" if config.task_modes != "table" else "held_out"
-        came = f"got {getattr(config, name)}"
-        raise UsageError(f"`{name}`: expected only with `preset=default` (with paper, tasks take turns), {came}")
-    if config.held_out and config.algo == "stlrq" and config.task_modes == "table":
-        raise UsageError("`held_out`: expected `task_modes` product or linear, got table, which has no row for a task "
+    apart = "held_out" if config.held_out else "test_tasks" if config.test_tasks else None
+    asked = "task_modes" if config.task_modes != "table" else apart
+    if config.protocol == "online" and asked:
+        raise UsageError(f"`{asked}`: expected only with `preset=default` (with paper, tasks take turns)")
+    if apart and config.algo == "stlrq" and config.task_modes == "table":
+        raise UsageError(f"`{apart}`: expected `task_modes` product or linear, got table, which has no row for a task "
                          "that it never trains on")  # fmt: skip
     if config.protocol == "online" and config.num_envs != 1:
         raise UsageError(f"`num_envs`: expected 1 with `preset=paper` (tasks take turns), got {config.num_envs}")

@@ -67,7 +67,7 @@ def test_the_prior_is_the_covariance_of_known_rows(generator):
         own = 0.01 * covariance.diagonal().mean() * torch.eye(4, dtype=torch.float64)
         torch.testing.assert_close(fit.precision[seed], torch.linalg.inv(covariance + own))
     assert fit.best.shape == (2, 3, 4)
-    assert (fit.best_return == -torch.inf).all()
+    assert (fit.best_return < -1e300).all()
 
 
 @pytest.mark.parametrize(("noisy", "expected"), [(True, 1), (False, 5)])

@@ -92,6 +92,18 @@ def test_tasks_that_share_no_value_are_held_out_where_learners_interpolate():
         chosen(num_tasks=12, task_modes="product", held_out=0.5)
 
 
+def test_tasks_to_test_may_be_named_and_lie_anywhere():
+    named = read_tasks("mass=0.3;2,length=0.7", PENDULUM)
+    found = chosen(tasks=GRID, test_tasks=named, task_modes="linear")
+    assert (found.num_trained, len(found.held_out)) == (12, 2)
+    assert found.modes == chosen(tasks=GRID, task_modes="linear").modes
+    assert found.places("cpu", torch.float64)[0][-1] == 3.0  # 2 kg is taken at the end, 1 kg.
+    with pytest.raises(UsageError, match="test_tasks: expected values of the tasks that learn with task_modes"):
+        chosen(tasks=GRID, test_tasks=named, task_modes="product")
+    with pytest.raises(UsageError, match="test_tasks: expected task_modes product or linear, got table"):
+        chosen(tasks=GRID, test_tasks=named)
+
+
 def test_modes_span_the_tasks_with_no_more_points_than_they_have_values():
     linear = chosen(tasks=GRID, task_modes="linear").modes
     assert linear.sizes == (4, 3)
@@ -165,6 +177,17 @@ def test_a_run_says_how_its_held_out_tasks_do(run):
     assert summary["held_out_return"]["median"] == pytest.approx(np.median(held))
     assert summary["held_out_return"]["worst"] == pytest.approx(held.min())
     assert "3 tasks held out, all runs: median" in out
+
+
+def test_named_tasks_are_tested_and_resumed(tmp_path):
+    arguments = ["--algo", "stlrq", "--num-tasks", 5, "--test-task", "mass=0.3,length=0.7", "--task-modes", "linear",
+                 "--num-seeds", 2, "--no-optimal", "--out", tmp_path / "run"]  # fmt: skip
+    assert command_line(*arguments, "--episodes", 2)[0] == 0
+    assert command_line("--resume", "--out", tmp_path / "run", "--episodes", 4)[0] == 0
+    run = torchq.load(tmp_path / "run")
+    assert run.metrics.returns.shape[1:] == (2, 6)
+    assert run.summary["held_out"] == [5]
+    assert run.policy.act([3.0, 0.1], task=5) in range(10)
 
 
 def test_it_goes_on_as_if_it_had_not_stopped(run, tmp_path):

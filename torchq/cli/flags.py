@@ -138,6 +138,8 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
         click.Option(["--task", "--tasks", "tasks"], multiple=True, metavar="TASKS",
                      help="Tasks by their parameters, mass=0.3,length=0.7; a product of values and ranges, "
                           "mass=0.05:1:8,length=0.5;1; or a .json or .csv file. Repeatable.  [default: --num-tasks]"),
+        click.Option(["--test-task", "--test-tasks", "test_tasks"], multiple=True, metavar="TASKS",
+                     help="Tasks to test but never train on, in the same words.  [default: none; see --held-out]"),
         *(_option(name, text, families) for name, text in config.flags().items()),
         click.Option(["--out"], type=click.Path(path_type=Path), help="Run folder.  [default: runs/ALGO-ENV-N]"),
         click.Option(["--resume"], is_flag=True,

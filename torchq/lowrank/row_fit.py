@@ -37,7 +37,7 @@ class RowFit(NamedTuple):
     best: Float[Tensor, "seeds tasks rank"]
     """The rows that are tested and kept."""
     best_return: Float[Tensor, "seeds tasks"]
-    """Of the episode that these have played; −∞ before."""
+    """Of the episode that these have played; the lowest number before."""
 
 
 def num_starts(noisy: bool) -> int:
@@ -56,7 +56,8 @@ def begin(starts: Float[Tensor, "seeds starts tasks rank"], known: Float[Tensor,
     covariance = centred.mT @ centred / known.shape[1]
     own = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None] * _OWN_SHARE + torch.finfo(torch.float32).tiny
     precision = torch.linalg.inv(covariance + own * torch.eye(known.shape[-1], device=known.device))
-    nothing = torch.full(starts[:, 0].shape[:-1], -torch.inf, dtype=torch.float64, device=starts.device)
+    lowest = torch.finfo(torch.float64).min  # Not −∞, which a run would stop at.
+    nothing = torch.full(starts[:, 0].shape[:-1], lowest, dtype=torch.float64, device=starts.device)
     return RowFit(starts, precision, starts[:, 0], nothing)
 
 

@@ -118,7 +118,7 @@ def start_rows(source: Source, known: Tensor, tasks: list[Any], env: Any) -> lis
     """
     distance = _distances(source.tasks.tasks, tasks, env)  # (tasks, known)
     order = distance.argsort(-1)
-    near = [known[:, order[:, min(place, order.shape[1] - 1)]] for place in range(5)]
+    near = [known[:, order[:, min(place, order.shape[1] - 1)]] for place in range(4)]
     width = 0.6 * len(source.tasks.tasks) ** (-1.0 / len(values(tasks[0])))
     kernel = torch.softmax(-0.5 * (distance / width).square(), dim=-1).to(known)
     mean = kernel @ known

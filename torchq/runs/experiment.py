@@ -211,7 +211,7 @@ def prepare(
     """
     families.check(env, CONTRACT, "discrete actions and a grid", config.algo)
     of_run = task_set(config, env)
-    config = config.replace(num_tasks=len(of_run.tasks), device=device_name(config.device))
+    config = config.replace(num_tasks=len(of_run.tasks) - len(config.test_tasks), device=device_name(config.device))
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     tasks = families.stack_tasks(of_run.trained, device=device, dtype=dtype)
     tested = families.stack_tasks(of_run.tasks, device=device, dtype=dtype) if of_run.held_out else None

@@ -94,14 +94,17 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
 
 def _with_tasks(given: Mapping[str, Any], resumed: Path | None) -> Mapping[str, Any]:
     """The settings with the parameters of each task in the place of words and files that say them."""
-    if not given.get("tasks"):
-        return {name: value for name, value in given.items() if name != "tasks"}
+    words = {name: given[name] for name in ("tasks", "test_tasks") if given.get(name)}
+    given = {name: value for name, value in given.items() if name not in ("tasks", "test_tasks")}
+    if not words:
+        return given
     like = resumed if resumed and (resumed / CONFIG).exists() else given.get("adapt_from")
     if like is not None and (Path(like) / CONFIG).exists():
         name = read_config(Path(like)).env
     else:
         name = given.get("env", default_env(given.get("algo", "")))
-    return {**given, "tasks": read_tasks(given["tasks"], families.make(name))}
+    family = families.make(name)
+    return {**given, **{setting: read_tasks(said, family, setting) for setting, said in words.items()}}
 
 
 def _learner(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:

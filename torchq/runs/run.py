@@ -61,7 +61,7 @@ class Run:
             raise UsageError(f"metrics: a study of {self.config.algo} has no learning curve; use rows")
         if not self.config.num_tasks:
             raise UsageError(f"`folder`: {self.folder / CONFIG} does not say how many tasks there are")
-        return read_metrics(self.folder, self.config.num_seeds, self.config.num_tasks)
+        return read_metrics(self.folder, self.config.num_seeds, self.config.num_tested)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -112,7 +112,7 @@ class Run:
             config, env, learner, self.tasks, torch.arange(config.num_seeds), getattr(torch, config.dtype)
         )
         learnt = learner.policy(tree.unflatten(template, tensors, "learner"))
-        return GridPolicy(learner, tree.select(learnt, self.index), grid, int(config.num_tasks or 1))
+        return GridPolicy(learner, tree.select(learnt, self.index), grid, config.num_tested)
 
     @cached_property
     def tasks(self) -> TaskSet:

@@ -22,7 +22,7 @@ _EXAMPLE = "such as mass=0.3,length=0.7 or mass=0.05:1:8,length=0.5;1 or a .json
 Task = dict[str, float]
 
 
-def read_tasks(given: Any, env: Any) -> tuple[Task, ...]:
+def read_tasks(given: Any, env: Any, setting: str = "tasks") -> tuple[Task, ...]:
     """Parameters of tasks by name.
 
     Each item is one of
@@ -34,14 +34,18 @@ def read_tasks(given: Any, env: Any) -> tuple[Task, ...]:
     Args:
         given: such an item, or several.
         env: the family.
+        setting: what is given, for messages.
 
     Raises:
         UsageError: naming the item that is not as expected.
     """
     single = isinstance(given, str | Path | Mapping) or dataclasses.is_dataclass(given)
-    found = [task for item in ([given] if single else given) for task in _read(item, env)]
+    try:
+        found = [task for item in ([given] if single else given) for task in _read(item, env)]
+    except ValueError as error:
+        raise UsageError(f"`{setting}`: {error}") from error
     if not found:
-        raise UsageError(f"`tasks`: expected tasks {_EXAMPLE}, got none")
+        raise UsageError(f"`{setting}`: expected tasks {_EXAMPLE}, got none")
     return tuple(found)
 
 
@@ -63,7 +67,7 @@ def _product(text: str, names: Sequence[str], env: Any) -> list[Task]:
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
-            raise UsageError(f"`tasks`: expected tasks {_EXAMPLE}, got {text!r}")
+            raise ValueError(f"expected tasks {_EXAMPLE}, got {text!r}")
         _known(name, names)
         axes[name] = [number for piece in value.split(";") for number in _span(piece, said.get(name), text)]
     products = itertools.product(*axes.values())
@@ -80,7 +84,7 @@ def _span(piece: str, said: Any, text: str) -> list[float]:
         kind = "linear" if said is None else KINDS[said.kind]
         mode = Mode(low, high, count, "linear" if kind == "cells" else kind)
     except (IndexError, KeyError, AttributeError, ValueError) as error:
-        raise UsageError(f"`tasks`: expected a number or low:high:count, got {piece!r} in {text!r}") from error
+        raise ValueError(f"expected a number or low:high:count, got {piece!r} in {text!r}") from error
     return [round(value, 12) for value in mode.points(torch.float64).tolist()]
 
 
@@ -91,11 +95,11 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
                 return list(csv.DictReader(file))
         rows = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise UsageError(f"`tasks`: expected a file of tasks, but {path} does not exist") from error
+        raise ValueError(f"expected a file of tasks, but {path} does not exist") from error
     except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"`tasks`: {path} cannot be read ({error})") from error
+        raise ValueError(f"{path} cannot be read ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        raise UsageError(f"`tasks`: expected a list of objects in {path}, one for each task")
+        raise ValueError(f"expected a list of objects in {path}, one for each task")
     return rows
 
 
@@ -104,13 +108,13 @@ def _checked(task: Mapping[str, Any], names: Sequence[str], text: str) -> Task:
     for name in task:
         _known(name, names)
     if missing := [name for name in names if name not in task]:
-        raise UsageError(f"`tasks`: expected a value of {', '.join(missing)} too, got {text}")
+        raise ValueError(f"expected a value of {', '.join(missing)} too, got {text}")
     try:
         found = {name: float(task[name]) for name in names}
     except (TypeError, ValueError) as error:
-        raise UsageError(f"`tasks`: expected numbers, got {text}") from error
+        raise ValueError(f"expected numbers, got {text}") from error
     if not all(map(math.isfinite, found.values())):
-        raise UsageError(f"`tasks`: expected finite numbers, got {text}")
+        raise ValueError(f"expected finite numbers, got {text}")
     return found
 
 
@@ -118,4 +122,4 @@ def _known(name: Any, names: Sequence[str]) -> None:
     if name not in names:
         near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"`tasks`: expected the parameters {', '.join(names)}, got {name!r}{hint}")
+        raise ValueError(f"expected the parameters {', '.join(names)}, got {name!r}{hint}")

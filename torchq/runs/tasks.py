@@ -89,11 +89,19 @@ def task_set(config: Config, env: Any) -> TaskSet:
         UsageError: if they cannot be split as asked, or have no modes of the kind asked for.
     """
     tasks = task_list(config, env)
+    num_trained = len(tasks)
     if config.held_out:
         trained, held = _split([values(task) for task in tasks], config)
-        tasks = [tasks[number] for number in (*trained, *held)]
-    num_trained = len(trained) if config.held_out else len(tasks)
-    return TaskSet(tasks, num_trained, make_modes(config, env, tasks))
+        tasks, num_trained = [tasks[number] for number in (*trained, *held)], len(trained)
+    modes, tested = make_modes(config, env, tasks), _made(config.test_tasks, config, env)
+    unknown = (
+        [(task, modes.unknown(values(task))) for task in tested] if config.task_modes == "product" and modes else []
+    )
+    for task, parameters in unknown:
+        if parameters:
+            raise UsageError(f"`test_tasks`: expected values of the tasks that learn with `task_modes=product`, got "
+                             f"others of {', '.join(parameters)} in {shown(task)}")  # fmt: skip
+    return TaskSet([*tasks, *tested], num_trained, modes)
 
 
 def task_list(config: Config, env: Any) -> list[Any]:
@@ -102,22 +110,26 @@ def task_list(config: Config, env: Any) -> list[Any]:
     Raises:
         UsageError: if `tasks` name other parameters than the family has.
     """
-    if not config.tasks:
-        return list(env.sample_tasks(config.num_tasks))
+    if config.tasks:
+        return _made(config.tasks, config, env)
+    return list(env.sample_tasks(config.num_tasks))
+
+
+def _made(tasks: tuple[dict[str, float], ...], config: Config, env: Any) -> list[Any]:
     kind = type(env.sample_tasks(1)[0])
     wanted = {field.name for field in dataclasses.fields(kind)}
-    for task in config.tasks:
+    for task in tasks:
         if set(task) != wanted:
             came = f"got {', '.join(task) or 'none'}"
             raise UsageError(f"`tasks`: expected the parameters {', '.join(sorted(wanted))} of {config.env}, {came}")
-    return [kind(**task) for task in config.tasks]
+    return [kind(**task) for task in tasks]
 
 
 def _split(rows: list[tuple[float, ...]], config: Config) -> tuple[list[int], list[int]]:
     """Numbers of the tasks that learn and of those held out.
 
-    They are drawn alike for every seed. A value of a parameter that several tasks share stays with one that learns, and
-    so do the corners of a grid of tasks, beyond which nothing is known.
+    They are drawn alike for every seed, the corners of a grid, beyond which nothing is known, last of all. A value of a
+    parameter that several tasks share stays with one that learns.
     """
     wanted = max(1, round(config.held_out * len(rows)))
     at_first = [Counter(column) for column in zip(*rows, strict=True)]
@@ -126,11 +138,10 @@ def _split(rows: list[tuple[float, ...]], config: Config) -> tuple[list[int], li
     zero = torch.zeros(1, dtype=torch.int64)
     bits = philox.random_bits(zero, zero, philox.Purpose.HELD_OUT, torch.arange(len(rows)), zero, 1)
     held: list[int] = []
-    for number in bits.flatten().argsort().tolist():
+    drawn = bits.flatten().argsort().tolist()
+    for number in sorted(drawn, key=lambda number: all(map(set.__contains__, ends, rows[number]))):
         counts = [(now[value], first[value]) for now, first, value in zip(left, at_first, rows[number], strict=True)]
         needed = any(now == 1 and (first > 1 or config.task_modes == "product") for now, first in counts)
-        extreme = all(value in end for value, end in zip(rows[number], ends, strict=True))
-        needed |= extreme and all(first > 1 for _, first in counts)
         if needed or len(held) == wanted:
             continue
         held.append(number)
