@@ -58,7 +58,7 @@ def begin(starts: Float[Tensor, "seeds starts tasks rank"], known: Float[Tensor,
     precision = torch.linalg.inv(covariance + own * torch.eye(known.shape[-1], device=known.device))
     lowest = torch.finfo(torch.float64).min  # Not −∞, which a run would stop at.
     nothing = torch.full(starts[:, 0].shape[:-1], lowest, dtype=torch.float64, device=starts.device)
-    return RowFit(starts, precision, starts[:, 0], nothing)
+    return RowFit(starts.clone(), precision, starts[:, 0].clone(), nothing)
 
 
 def refit(
@@ -99,7 +99,7 @@ def refit(
             rows = fit.starts[:, episodes]
         else:
             rows = _fitted(learner, state, seen, best, _PULLS[number % len(_PULLS)])
-    return state._replace(factors=(rows.unsqueeze(1).contiguous(), *state.factors[1:]), fit=fit)
+    return state._replace(factors=(rows.unsqueeze(1).clone(), *state.factors[1:]), fit=fit)
 
 
 def _fitted(learner: LowRankQ, state: LowRankState, seen: Transition, centre: Tensor, pull: float) -> Tensor:

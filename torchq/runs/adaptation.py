@@ -98,7 +98,7 @@ def start_adapted(config: Config, rollout: Rollout, cold: LowRankState) -> LowRa
     fit = row_fit.begin(starts[:, : cold.fit.starts.shape[1]].contiguous(), known)
     if config.data is not None:
         fit = row_fit.begin(fitted_to(Path(config.data), rollout, state._replace(fit=fit)), known)
-    return state._replace(factors=(fit.starts[:, :1].contiguous(), *shared), fit=fit)
+    return state._replace(factors=(fit.starts[:, :1].clone(), *shared), fit=fit)
 
 
 def known_rows(source: Source) -> tuple[Tensor, list[Tensor]]:
