@@ -128,9 +128,8 @@ class LowRankQ:
         seeds = seeds.to(device)
         factors = []
         for mode, size in enumerate(self.sizes):
-            normal = normal_factor(seeds, mode, self.groups, size, self.rank)
-            near_one = mode < len(self.task_sizes)  # Tasks begin alike.
-            factors.append((1.0 + 0.3 * normal if near_one else self.init_scale * normal).to(dtype))
+            mean, deviation = (1.0, 0.3) if mode < len(self.task_sizes) else (0.0, self.init_scale)
+            factors.append((mean + deviation * normal_factor(seeds, mode, self.groups, size, self.rank)).to(dtype))
         moments = tuple(optim.init_moments(factor, self.optimizer) for factor in factors)
         cold = LowRankState((), moments, torch.zeros((), dtype=torch.int64, device=device))
         return self.start(cold, tuple(factors))
