@@ -87,7 +87,9 @@ class Config(BaseModel):
         Count, GRID,
         _help("Episodes per task and environment; one that ends early starts again within its length."),
     ] = 500  # fmt: skip
-    rank: Annotated[int, LOW_RANK, Field(ge=1, le=MAX_COUNT // 2), _help("Rank K of the Q-tensor.")] = 30
+    rank: Annotated[
+        int, LOW_RANK, Field(ge=1, le=MAX_COUNT // 2), _help("Rank K of the Q-tensor; auto: chosen by short pilots.")
+    ] = 30
     learning_rate: Annotated[Positive, GRID, _help("Step size η at the start, per update.")] = 0.02
     learning_rate_half_life: Annotated[
         float | None, Field(gt=0), GRID,

@@ -70,6 +70,14 @@ class Number(click.ParamType):
         return number
 
 
+class NumberOrAuto(Number):
+    """A number of a range, or "auto"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, "auto", or an error that says the range."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 class Numbers(click.ParamType):
     """Numbers of a range separated by commas; whole ones, which are sizes, increase."""
 
@@ -91,6 +99,8 @@ class Numbers(click.ParamType):
 def kind(name: str) -> click.ParamType:
     """How the command line reads a field."""
     shape = config.shape(name)
+    if name == "rank" and shape.range:
+        return NumberOrAuto(shape.range)
     if shape.names:
         return Name([known for known in shape.names if known != "meta"])  # A device without memory, for tests.
     if shape.range:

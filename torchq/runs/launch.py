@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from torchq import families
-from torchq.config import QUADRATIC_ALGOS, Config
+from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config, scope
 from torchq.engines import torch_settings
 from torchq.errors import Interrupted, UsageError, keyword, spell
 from torchq.runs import training
@@ -19,6 +19,7 @@ from torchq.runs.adaptation import about, adapted_config, start_adapted
 from torchq.runs.experiment import Experiment, prepare
 from torchq.runs.folder import CONFIG, claim, default_env, new_config, read_config, resumed_config, write_config
 from torchq.runs.monte_carlo import make_cases, run_study
+from torchq.runs.rank_search import search_rank
 from torchq.runs.run import Run
 from torchq.runs.task_specs import read_tasks
 from torchq.runs.warm_starts import informed, quadratic_starts, start_low_rank
@@ -44,7 +45,8 @@ def train(*, out: str | Path | None = None, resume: bool = False, progress: bool
         settings: `algo` ("stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli" or "lspi"), and any of `env`, `preset`
             and the fields of `torchq.config.Config`, which `train.py --help` explains; None is as good as left out.
             `env` is the name of a family, or "module:Family" for one of your own. `tasks` are parameters, such as
-            {"mass": 0.3, "length": 0.7}, or words or files that say them, see `torchq.runs.task_specs`.
+            {"mass": 0.3, "length": 0.7}, or words or files that say them, see `torchq.runs.task_specs`; `rank` may be
+            "auto".
 
     Raises:
         UsageError: a ValueError, if a setting is not as expected.
@@ -81,15 +83,29 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
         TorchqError: see `train`.
         Interrupted: on Ctrl-C.
     """
-    given = _with_tasks(given, out if resume else None)
+    given = dict(_with_tasks(given, out if resume else None))
+    searches = given.get("rank") == "auto"
+    if searches:
+        del given["rank"]
     if resume:
         config = resumed_config(out, given)
     else:
         config = adapted_config(given) if "adapt_from" in given else new_config(out, given)
     family = families.make(config.env)
+    if searches and not resume:
+        config = _with_rank(config, family, tell)
     start = _study if config.algo in QUADRATIC_ALGOS else _learner
     with torch_settings.threads_kept():
         return Run(start(config, family, out, resume, progress, tell))
+
+
+def _with_rank(config: Config, family: Any, tell: Tell) -> Config:
+    """The configuration with the rank that pilots choose."""
+    if config.algo not in LOW_RANK_ALGOS:
+        raise UsageError(f"`rank`: expected only with {scope('rank').shown}, got `algo={config.algo}`")
+    rank = search_rank(config, family, lambda line: tell(line, logging.INFO))
+    tell(f"rank {rank} it is", logging.INFO)
+    return config.replace(rank=rank)
 
 
 def _with_tasks(given: Mapping[str, Any], resumed: Path | None) -> Mapping[str, Any]:
