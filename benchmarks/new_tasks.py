@@ -29,7 +29,7 @@ from torchq.runs.optimum import optimal_returns
 from torchq.versions import git_commit, versions
 
 RESULTS = Path(__file__).parent / "results"
-SEED, TESTS = 100, 4
+SEED, TESTS, TESTS_OF_NOISE = 100, 4, 32
 ENGINE = {"engine": "auto"}
 """Of all runs; for tests the one that needs no compiler."""
 Tasks = list[dict[str, float]]
@@ -201,6 +201,7 @@ def adaptation(env: str, grid: Tasks, count: int, seeds: int, episodes: int, ful
     """Returns of new tasks against samples, from a source with a row per task and from one with modes."""
     length, tasks = families.make(env).episode_length, unseen(env, count)
     marks = [mark for mark in (200, 500, 1000, 2000) if mark % length == 0]
+    tests = TESTS_OF_NOISE if env == "wireless" else TESTS
     common = {"env": env, "num_seeds": seeds, "seed": SEED, "optimal": False, "device": "cpu", "progress": False,
               **ENGINE}  # fmt: skip
     rows = {}
@@ -208,7 +209,7 @@ def adaptation(env: str, grid: Tasks, count: int, seeds: int, episodes: int, ful
         folder = Path(name)
 
         def alone(label: str, episodes: int) -> np.ndarray:
-            run = torchq.train(algo="lrq", tasks=tasks, episodes=episodes, eval_every=episodes, eval_episodes=TESTS,
+            run = torchq.train(algo="lrq", tasks=tasks, episodes=episodes, eval_every=episodes, eval_episodes=tests,
                                out=folder / label, **common)  # fmt: skip
             return run.metrics.returns[-1]
 
@@ -217,7 +218,7 @@ def adaptation(env: str, grid: Tasks, count: int, seeds: int, episodes: int, ful
         for kind in ("table", "linear"):
             torchq.train(algo="stlrq", tasks=grid, task_modes=kind, episodes=episodes, eval_every=episodes,
                          out=folder / kind, **common)  # fmt: skip
-            run = torchq.train(adapt_from=folder / kind, tasks=tasks, episodes=2000 // length, eval_episodes=TESTS,
+            run = torchq.train(adapt_from=folder / kind, tasks=tasks, episodes=2000 // length, eval_episodes=tests,
                                out=folder / f"new-{kind}", **common)  # fmt: skip
             rows[kind] = {int(n): r for n, r in zip(run.metrics.samples, run.metrics.returns, strict=True)}
             if kind == "table":
@@ -245,7 +246,7 @@ def nearest_returns(run: torchq.Run) -> np.ndarray:
     family, source_folder = families.make(run.config.env), Path(str(run.config.adapt_from))
     source = read_source(source_folder, family)
     known, shared = known_rows(source)
-    experiment = prepare(run.config.replace(engine="eager", eval_episodes=TESTS), family)
+    experiment = prepare(run.config.replace(engine="eager"), family)
     rows = known[:, nearest(source.tasks.tasks, experiment.task_list, family)].unsqueeze(1)
     state = experiment.initial_state.learner._replace(factors=(rows, *shared), fit=())
     return experiment.evaluate(experiment.rollout.learner.policy(state), 10_000).numpy()
@@ -284,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     count, runs = (2, 2) if quick else (20, 4)
     adapted = {
         "Pendulums": adaptation("pendulum", grid, count, runs, 200 // share, 1000 // share),
-        "Transmitters": adaptation("wireless", fields, count, runs, 100 // share, 500 // share),
+        "Transmitters": adaptation("wireless", devices(2 if quick else 3), count, runs, 100 // share, 500 // share),
     }
     write("adaptation.md", "New tasks from a few samples", adapted)
 

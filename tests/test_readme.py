@@ -14,14 +14,14 @@ def blocks(mark):
     return re.findall(rf"<!-- {mark} -->\n```\w+\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("example"), ids=["train", "qtensor", "gymnasium"])
+@pytest.mark.parametrize("code", blocks("example"), ids=["train", "tasks", "qtensor", "gymnasium"])
 def test_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
 
 
 def test_the_loop_has_about_ten_lines():
-    assert len(blocks("example")[1].strip().splitlines()) <= 12
+    assert len(blocks("example")[2].strip().splitlines()) <= 12
 
 
 def test_commands_are_those_of_the_continuous_integration():
