@@ -200,8 +200,9 @@ def way(returns: np.ndarray, near: np.ndarray, full: np.ndarray) -> str:
 def adaptation(env: str, grid: Tasks, count: int, seeds: int, episodes: int, full_episodes: int) -> list[str]:
     """Returns of new tasks against samples, from a source with a row per task and from one with modes."""
     length, tasks = families.make(env).episode_length, unseen(env, count)
-    marks = [mark for mark in (200, 500, 1000, 2000) if mark % length == 0]
+    marks = [mark for mark in (200, 500, 1000, 2000) if mark % length == 0 and episodes > 10] or [length]
     tests = TESTS_OF_NOISE if env == "wireless" else TESTS
+    new_episodes = 2000 // length if episodes > 10 else 1
     common = {"env": env, "num_seeds": seeds, "seed": SEED, "optimal": False, "device": "cpu", "progress": False,
               **ENGINE}  # fmt: skip
     rows = {}
@@ -214,11 +215,11 @@ def adaptation(env: str, grid: Tasks, count: int, seeds: int, episodes: int, ful
             return run.metrics.returns[-1]
 
         full = alone("full", full_episodes)
-        nothing = alone("nothing", 2000 // length)
+        nothing = alone("nothing", new_episodes)
         for kind in ("table", "linear"):
             torchq.train(algo="stlrq", tasks=grid, task_modes=kind, episodes=episodes, eval_every=episodes,
                          out=folder / kind, **common)  # fmt: skip
-            run = torchq.train(adapt_from=folder / kind, tasks=tasks, episodes=2000 // length, eval_episodes=tests,
+            run = torchq.train(adapt_from=folder / kind, tasks=tasks, episodes=new_episodes, eval_episodes=tests,
                                out=folder / f"new-{kind}", **common)  # fmt: skip
             rows[kind] = {int(n): r for n, r in zip(run.metrics.samples, run.metrics.returns, strict=True)}
             if kind == "table":
@@ -271,11 +272,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fleet", action="store_true", help="4,096 pendulums too: ten minutes more")
     quick, large = vars(parser.parse_args(arguments)).values()
     ENGINE["engine"] = "eager" if quick else "auto"
-    draws, seeds, share = (1, 2, 20) if quick else (4, 5, 1)
+    draws, seeds, share = (1, 2, 1000) if quick else (4, 5, 1)
     grid, fields = pendulums(4 if quick else 8), devices(2 if quick else 4)
     held = {
-        "Pendulums of 0.05 to 1 kg and 0.5 to 1 m": held_out("pendulum", grid, draws, seeds, 50 // share),
-        "Transmitters": held_out("wireless", fields, draws, seeds, 20 // share),
+        "Pendulums of 0.05 to 1 kg and 0.5 to 1 m": held_out("pendulum", grid, draws, seeds, max(1, 50 // share)),
+        "Transmitters": held_out("wireless", fields, draws, seeds, max(1, 20 // share)),
     }
     if not quick:
         held["Against how many pendulums are trained on"] = by_number(20, 320_000, 6_700, (4, 8, 16, 32, 48))
@@ -284,8 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write("held_out.md", "Tasks that are never trained on", held)
     count, runs = (2, 2) if quick else (20, 4)
     adapted = {
-        "Pendulums": adaptation("pendulum", grid, count, runs, 200 // share, 1000 // share),
-        "Transmitters": adaptation("wireless", devices(2 if quick else 3), count, runs, 100 // share, 500 // share),
+        "Pendulums": adaptation("pendulum", grid, count, runs, max(1, 200 // share), max(1, 1000 // share)),
+        "Transmitters": adaptation(
+            "wireless", devices(2 if quick else 3), count, runs, max(1, 100 // share), max(1, 500 // share)
+        ),
     }
     write("adaptation.md", "New tasks from a few samples", adapted)
 

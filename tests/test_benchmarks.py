@@ -2,12 +2,21 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
 import gpu
+import new_tasks
+import pytest
 import sample_efficiency
+import sharing
+import torch
 from problems import ROOT
+from sharing_grids import discounted
+from sharing_runs import OddPendulum, Plan, learn, with_own_components
+
+from envs import Wireless, base, optimal
 
 
 def test_every_question_to_a_gpu_is_answered_in_a_dry_run(tmp_path):
@@ -60,3 +69,44 @@ def test_the_yardstick_outside_says_what_it_needs_or_runs():
     else:
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert done.stderr.endswith("pip install stable-baselines3\n")
+
+
+def test_every_question_about_sharing_is_asked(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "sharing.py", "--quick", "--out", tmp_path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "sharing.md").read_text()
+    found = sharing.sections(page)
+    assert list(found) == [title for title, _ in sharing.QUESTIONS.values()]
+    assert all(section.count("\n| ") > 2 for section in found.values())
+    assert re.search(r"\b(nan|inf)\b", page) is None
+    pictures = re.findall(r"\]\((\S+\.png)\)", page)
+    assert len(pictures) == len(found)
+    assert all((tmp_path / name).stat().st_size > 1000 for name in pictures)
+
+
+def test_components_of_one_task_stay_its_own(tmp_path):
+    with torch.no_grad():
+        start = with_own_components(2, 1)
+        family = OddPendulum(episode_length=10)
+        (mark,) = learn(Plan(tmp_path, quick=True), family, [20], range(2), start, num_tasks=5, rank=7,
+                        task_modes="product")  # fmt: skip
+    own = mark.policy.factors[0][:, 0, :, 2:]  # (seeds, tasks, components)
+    assert own.diagonal(dim1=1, dim2=2).abs().min() > 0
+    assert own.count_nonzero() == 2 * 5
+
+
+def test_values_without_discount_are_the_optimum():
+    env = Wireless(episode_length=10)
+    task = base.stack_tasks(env.sample_tasks()[3:])
+    value, _ = discounted(env, task, 1.0, num_gains=4, rounds=10)
+    assert value[:, 1, 4, -1].mean().item() == pytest.approx(optimal.wireless(env, task, num_gains=4), abs=1e-3)
+
+
+def test_tasks_held_out_and_new_ones_get_their_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(new_tasks, "RESULTS", tmp_path)
+    new_tasks.main(["--quick"])
+    for name, heads in {"held_out.md": ["## Pendulums", "## Transmitters"], "adaptation.md": ["## Pendulums"]}.items():
+        page = (tmp_path / name).read_text()
+        assert all(head in page for head in heads)
+        assert re.search(r"\b(nan|inf)\b", page) is None
