@@ -81,6 +81,23 @@ def test_three_lines_from_python(runs, tmp_path):
     assert run.config.env == "pendulum"
 
 
+def test_tasks_never_trained_on_are_played_at_once(runs):
+    tasks = [{"mass": 0.3, "length": 0.7}, {"mass": 1.0, "length": 0.75}]
+    linear, table = (torchq.load(runs / kind) for kind in ("linear", "table"))
+    observations = torch.tensor([[3.1, 0.0], [0.1, 0.2], [-2.0, 5.0]])
+    known = 7  # 1 kg and 0.75 m.
+    for run in (linear, table):
+        policy = run.policy_on(tasks)
+        assert torch.equal(policy.act(observations, task=1), run.policy.act(observations, task=known))
+        with pytest.raises(UsageError, match="task: expected numbers from 0 to 1"):
+            policy.act(observations, task=2)
+    source = read_source(runs / "table", envs.Pendulum())
+    row = known_rows(source)[0][:1, nearest(source.tasks.tasks, [envs.PendulumTask(0.3, 0.7)], envs.Pendulum())]
+    assert torch.equal(table.policy_on(tasks).state.factors[0][:, 0, :1], row)
+    with pytest.raises(UsageError, match="tasks: expected the parameters mass, length"):
+        linear.policy_on("weight=1,length=1")
+
+
 def test_a_known_task_starts_from_its_own_row_and_another_from_the_nearest(runs):
     env = envs.Pendulum()
     source = read_source(runs / "table", env)
@@ -194,7 +211,7 @@ def test_a_file_without_the_arrays_is_one_line(runs, tmp_path):
 
 def test_tasks_beyond_what_was_trained_on_are_said(runs, tmp_path):
     _, err = adapt("--adapt-from", runs / "linear", "--task", "mass=2,length=0.7", "--episodes", 1, "--out", tmp_path)
-    assert "task mass=2,length=0.7 lies beyond what" in err
+    assert "task mass=2,length=0.7 lies beyond what is trained on" in err
     assert "extrapolates, with mass taken at the nearest end" in err
 
 

@@ -180,9 +180,11 @@ def test_a_run_says_how_its_held_out_tasks_do(run):
 
 
 def test_named_tasks_are_tested_and_resumed(tmp_path):
-    arguments = ["--algo", "stlrq", "--num-tasks", 5, "--test-task", "mass=0.3,length=0.7", "--task-modes", "linear",
+    arguments = ["--algo", "stlrq", "--num-tasks", 5, "--test-task", "mass=3,length=0.7", "--task-modes", "linear",
                  "--num-seeds", 2, "--no-optimal", "--out", tmp_path / "run"]  # fmt: skip
-    assert command_line(*arguments, "--episodes", 2)[0] == 0
+    code, _, err = command_line(*arguments, "--episodes", 2)
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("task mass=3,length=0.7 lies beyond what is trained on: extrapolates, with mass taken")
     assert command_line("--resume", "--out", tmp_path / "run", "--episodes", 4)[0] == 0
     run = torchq.load(tmp_path / "run")
     assert run.metrics.returns.shape[1:] == (2, 6)

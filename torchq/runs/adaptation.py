@@ -19,7 +19,7 @@ from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
 from torchq.presets import resolve
 from torchq.runs.folder import read_config
-from torchq.runs.tasks import TaskSet, coordinates, places, shown, task_set, values
+from torchq.runs.tasks import TaskSet, beyond, coordinates, places, task_set, values
 
 _SHARED = ("env", "features", "state_modes", "rank", "gamma", "dtype")
 """Settings that are those of the source."""
@@ -109,12 +109,19 @@ def known_rows(source: Source) -> tuple[Tensor, list[Tensor]]:
     return _composed(source, source.tasks.tasks), source.factors[len(modes.modes) :]
 
 
-def start_rows(source: Source, known: Tensor, tasks: list[Any], env: Any) -> list[Tensor]:
+def start_rows(source: Source, known: Tensor, tasks: list[Any], env: Any, first_nearest: bool = False) -> list[Tensor]:
     """Rows to start from, likeliest first, (seeds, tasks, rank) each.
 
     With task modes, which know every task of the family, the first is that of the task's parameters. Then, the first
     two the other way round where steps are random, come that of the nearest known task and the mean of known rows,
     weighted by a Gauss kernel of 0.6 M^(−1/p) of the parameters' spans; then those of the next nearest tasks.
+
+    Args:
+        source: the run to adapt.
+        known: its tasks' rows.
+        tasks: new ones.
+        env: the family.
+        first_nearest: whether the nearest comes before the mean in any case.
     """
     distance = _distances(source.tasks.tasks, tasks, env)  # (tasks, known)
     order = distance.argsort(-1)
@@ -122,7 +129,7 @@ def start_rows(source: Source, known: Tensor, tasks: list[Any], env: Any) -> lis
     width = 0.6 * len(source.tasks.tasks) ** (-1.0 / len(values(tasks[0])))
     kernel = torch.softmax(-0.5 * (distance / width).square(), dim=-1).to(known)
     mean = kernel @ known
-    rows = [mean, near[0], *near[1:]] if env.num_step_uniforms else [near[0], mean, *near[1:]]
+    rows = [mean, near[0], *near[1:]] if env.num_step_uniforms and not first_nearest else [near[0], mean, *near[1:]]
     return rows if source.tasks.modes is None else [_composed(source, tasks), *rows]
 
 
@@ -202,16 +209,7 @@ def _read_data(path: Path, rollout: Rollout) -> dict[str, Tensor]:
 
 def about(config: Config, env: Any, tasks: list[Any]) -> list[str]:
     """What a user should know of the tasks that a run is adapted to: those beyond what it was trained on."""
-    modes = read_source(Path(str(config.adapt_from)), env).tasks.modes
-    if modes is None:
-        return []
-    beyond = [(shown(task), modes.unknown(values(task))) for task in tasks]
-    return [
-        f"task {text} lies beyond what {config.adapt_from} was trained on: extrapolates, with {', '.join(names)} taken "
-        "at the nearest end or value"
-        for text, names in beyond
-        if names
-    ]
+    return beyond(read_source(Path(str(config.adapt_from)), env).tasks.modes, tasks)
 
 
 def _source_config(folder: str) -> Config:

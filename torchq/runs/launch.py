@@ -22,6 +22,7 @@ from torchq.runs.monte_carlo import make_cases, run_study
 from torchq.runs.rank_search import search_rank
 from torchq.runs.run import Run
 from torchq.runs.task_specs import read_tasks
+from torchq.runs.tasks import beyond
 from torchq.runs.warm_starts import informed, quadratic_starts, start_low_rank
 
 Tell = Callable[[str, int], None]
@@ -140,7 +141,11 @@ def _learner(config: Config, family: Any, out: Path | None, resume: bool, progre
             tell(experiment.about_replay, logging.WARNING if config.replay_capacity < asked else logging.INFO)
         for note in experiment.notes:
             tell(note, logging.INFO)
-        for note in about(config, family, experiment.task_list) if config.adapt_from and not going_on else ():
+        of_run = experiment.task_set
+        about_tasks = beyond(of_run.modes, of_run.held_out)
+        if config.adapt_from and not going_on:
+            about_tasks = about(config, family, of_run.tasks)
+        for note in about_tasks:
             tell(note, logging.WARNING)
         if config.algo == "lrq" and config.protocol == "online":
             tell(f"LR-Q convention: {config.lrq_convention}", logging.INFO)

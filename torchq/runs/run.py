@@ -15,8 +15,10 @@ from torchq import checkpoint, families, tree
 from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
 from torchq.errors import CheckpointError, UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.qtensor import QTensor
 from torchq.quadratic.forms import Quadratic
+from torchq.runs.adaptation import known_rows, read_source, start_rows
 from torchq.runs.experiment import cold_state, make_grid, make_learner, prepare
 from torchq.runs.folder import CONFIG, SUMMARY, read_config
 from torchq.runs.metrics import METRICS, Metrics, read_metrics
@@ -24,6 +26,7 @@ from torchq.runs.monte_carlo import make_cases
 from torchq.runs.policy import ControlPolicy, GridPolicy
 from torchq.runs.study import Row
 from torchq.runs.study_results import read_rows
+from torchq.runs.task_specs import read_tasks
 from torchq.runs.tasks import TaskSet, task_set
 
 
@@ -113,6 +116,28 @@ class Run:
         )
         learnt = learner.policy(tree.unflatten(template, tensors, "learner"))
         return GridPolicy(learner, tree.select(learnt, self.index), grid, config.num_tested)
+
+    def policy_on(self, tasks: Any) -> GridPolicy:
+        """What an stlrq run does on other tasks of its family, untrained on: `act` takes their numbers, from 0.
+
+        With task modes, by their parameters; with a row per task, as on the nearest known one.
+
+        Args:
+            tasks: parameters, as `torchq.train` takes them.
+
+        Raises:
+            UsageError: if the run is of another method, or the tasks are not of its family.
+        """
+        source = read_source(self.folder, env := families.make(self.config.env))
+        found = [type(source.tasks.tasks[0])(**task) for task in read_tasks(tasks, env)]
+        known, shared = known_rows(source)
+        rows = start_rows(source, known, found, env, first_nearest=True)[0].unsqueeze(1)
+        state = LowRankState(tuple(part[self.index : self.index + 1] for part in (rows, *shared)), (), torch.tensor(0))
+        grid = make_grid(self.config, env)
+        learner = make_learner(
+            self.config.replace(adapt_from=None), grid, env.num_actions, TaskSet(found, len(found), None)
+        )
+        return GridPolicy(learner, state, grid, len(found))
 
     @cached_property
     def tasks(self) -> TaskSet:

@@ -104,6 +104,16 @@ def task_set(config: Config, env: Any) -> TaskSet:
     return TaskSet([*tasks, *tested], num_trained, modes)
 
 
+def beyond(modes: TaskModes | None, tasks: list[Any]) -> list[str]:
+    """A line about each task that lies where its modes have no points: it is taken at the nearest end."""
+    found = [(shown(task), modes.unknown(values(task))) for task in tasks] if modes else []
+    return [
+        f"task {text} lies beyond what is trained on: extrapolates, with {', '.join(names)} taken at the nearest end"
+        for text, names in found
+        if names
+    ]
+
+
 def task_list(config: Config, env: Any) -> list[Any]:
     """All tasks in the order they were asked for in.
 
