@@ -130,6 +130,8 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
         expected = "none" if config.grow else "at least 1"
         raise UsageError(f"`{wrong}`: expected {expected} with `fit=least-squares`, which fits rows to what is stored, "
                          f"got {came}")  # fmt: skip
+    if config.data is not None and config.fit != "least-squares":
+        raise UsageError("`data`: expected only with `fit=least-squares`, which fits rows to it")
     if config.adapt_from is not None and config.warm_start is not None:
         raise UsageError("`warm_start`: expected none with `adapt_from`, which starts from another run too")
     if config.num_tasks and config.tasks and config.num_tasks != len(config.tasks):

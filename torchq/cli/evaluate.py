@@ -73,11 +73,17 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def pictures(runs: Sequence[Shown], folder: Path) -> list[Path]:
-    """One picture for each family and number of tasks among the runs; returns their paths."""
+    """One picture for each family and set of tasks among the runs; returns their paths."""
     groups: dict[str, list[Shown]] = {}
+    kinds: list[Any] = []
     for shown in runs:
-        env = shown.run.config.env.replace(":", "-")
-        groups.setdefault(f"{env}-{shown.metrics.returns.shape[2]}-tasks", []).append(shown)
+        config = shown.run.config
+        which = (config.env, config.num_tasks, config.tasks, config.test_tasks, config.held_out, config.task_modes)
+        kind = which if config.held_out else (*which[:4], 0.0, "")  # Held-out tasks are the last.
+        kinds += [kind] if kind not in kinds else []
+        name = f"{config.env.replace(':', '-')}-{shown.metrics.returns.shape[2]}-tasks"
+        alike = [other for other in kinds if other[:1] == kind[:1] and _count(other) == _count(kind)]
+        groups.setdefault(name if alike[0] == kind else f"{name}-{alike.index(kind) + 1}", []).append(shown)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, group in groups.items():
@@ -89,6 +95,10 @@ def pictures(runs: Sequence[Shown], folder: Path) -> list[Path]:
         plot_learning_curves(curves, path, optimal, group[0].run.config.env, finished.get("held_out", ()))
         paths.append(path)
     return paths
+
+
+def _count(kind: Any) -> int:
+    return int(kind[1] or 1) + len(kind[3])
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

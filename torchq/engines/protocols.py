@@ -82,11 +82,14 @@ def _fitted(rollout: Rollout, state: RunState, episodes: int) -> RunState:
     """The state with the rows of tasks fitted to all that is stored, after so many episodes."""
     env, learner = rollout.env, rollout.learner
     assert isinstance(learner, LowRankQ)
+    assert rollout.replay is not None
     index = rollout.index(state.env)
     zero = torch.zeros_like(state.env.elapsed, dtype=rollout.dtype)
     like = Transition(index, zero.long(), zero, zero, index)
     noisy, per_episode = env.num_step_uniforms > 0, env.episode_length * rollout.num_envs
-    fitted = row_fit.refit(learner, state.learner, state.replay, episodes, per_episode, like, noisy)
+    fitted = row_fit.refit(
+        learner, state.learner, state.replay, episodes, per_episode, rollout.replay.capacity, like, noisy
+    )
     return state._replace(learner=fitted)
 
 

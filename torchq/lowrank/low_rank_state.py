@@ -31,6 +31,14 @@ class LowRankState(NamedTuple):
     """The `RowFit` of rows that are fitted to samples; () where they learn step by step."""
 
 
+def kept_factors(tensors: dict[str, Tensor]) -> list[Tensor]:
+    """Factors of what a checkpoint's learner tests and keeps: the target tensor's, with the best rows of fits."""
+    kind = "target" if "learner.target.0" in tensors else "factors"
+    count = sum(name.startswith(f"learner.{kind}.") for name in tensors)
+    factors = [tensors[f"learner.{kind}.{mode}"] for mode in range(count)]
+    return [tensors["learner.fit.best"].unsqueeze(1), *factors[1:]] if "learner.fit.best" in tensors else factors
+
+
 def normal_factor(
     seeds: Int[Tensor, " seeds"], mode: int, groups: int, size: int, rank: int
 ) -> Float[Tensor, "seeds {groups} {size} {rank}"]:

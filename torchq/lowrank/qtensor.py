@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchq.checkpoint import load_checkpoint
 from torchq.errors import CheckpointError
 from torchq.lowrank import cp
+from torchq.lowrank.low_rank_state import kept_factors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,9 +211,7 @@ class QTensor(nn.Module):
         loaded = load_checkpoint(folder / "checkpoint", algo)
         if loaded is None:
             raise CheckpointError(f"folder: {folder} holds no checkpoint")
-        kept = "learner.target." if "learner.target.0" in loaded[0] else "learner.factors."
-        names = sorted((name for name in loaded[0] if name.startswith(kept)), key=lambda name: (len(name), name))
-        factors = [loaded[0][name] for name in names]
+        factors = kept_factors(loaded[0])
         seeds, groups = factors[0].shape[:2]
         if not 0 <= run < seeds:
             raise ValueError(f"run: expected a number from 0 to {seeds - 1}, got {run}")

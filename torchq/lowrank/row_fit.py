@@ -67,6 +67,7 @@ def refit(
     memory: Float[Tensor, "seeds tasks slots width"],
     episodes: int,
     per_episode: int,
+    capacity: int,
     like: Transition,
     noisy: bool,
 ) -> LowRankState:
@@ -78,19 +79,19 @@ def refit(
         memory: of stored transitions, see `replay`.
         episodes: played so far.
         per_episode: transitions of each task in one.
+        capacity: the latest transitions of each task that are fitted to.
         like: a transition, whose places are whole or fractional as those stored.
         noisy: whether steps are random.
     """
     fit, played = state.fit, state.factors[0][:, 0]
-    count = min(episodes * per_episode, memory.shape[2])
-    slots = torch.arange(count, device=memory.device)
+    total = episodes * per_episode
+    slots = torch.arange(total - min(total, capacity), total, device=memory.device) % memory.shape[2]
     seen = replay.recall(memory, slots.expand(*memory.shape[:2], -1), like)
     if noisy:
         rows = _fitted(learner, state, seen, fit.starts[:, 0], PULL_OF_NOISE)
         fit = fit._replace(best=rows)
     else:
-        last = torch.arange((episodes - 1) * per_episode, episodes * per_episode, device=memory.device)
-        returns = seen.reward[:, :, last % memory.shape[2]].double().sum(-1)
+        returns = seen.reward[:, :, -per_episode:].double().sum(-1)
         better = returns > fit.best_return
         best = torch.where(better.unsqueeze(-1), played, fit.best)
         fit = fit._replace(best=best, best_return=torch.where(better, returns, fit.best_return))

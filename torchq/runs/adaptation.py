@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
 from torchq.lowrank import row_fit, task_modes
 from torchq.lowrank.low_rank_q import LowRankQ
-from torchq.lowrank.low_rank_state import LowRankState
+from torchq.lowrank.low_rank_state import LowRankState, kept_factors
 from torchq.presets import resolve
 from torchq.runs.folder import read_config
 from torchq.runs.tasks import TaskSet, beyond, coordinates, places, task_set, values
@@ -69,10 +70,7 @@ def read_source(folder: Path, env: Any) -> Source:
     loaded = load_checkpoint(folder / "checkpoint", config.algo)
     if loaded is None:
         raise UsageError(f"`adapt_from`: {folder} holds no checkpoint; let its run finish first")
-    tensors = loaded[0]
-    kind = "target" if "learner.target.0" in tensors else "factors"
-    count = sum(name.startswith(f"learner.{kind}.") for name in tensors)
-    return Source(config, task_set(config, env), [tensors[f"learner.{kind}.{mode}"] for mode in range(count)])
+    return Source(config, task_set(config, env), kept_factors(loaded[0]))
 
 
 def start_adapted(config: Config, rollout: Rollout, cold: LowRankState) -> LowRankState:
@@ -192,7 +190,7 @@ def _read_data(path: Path, rollout: Rollout) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name], np.float64) for name in names}
             arrays["task"] = np.asarray(file["task"] if "task" in file else np.zeros(len(arrays["action"])), np.float64)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"`data`: expected an .npz file with {', '.join(names)}, but {path} has not ({error})"
         ) from error

@@ -111,7 +111,9 @@ def _with_rank(config: Config, family: Any, tell: Tell) -> Config:
 
 def _with_tasks(given: Mapping[str, Any], resumed: Path | None) -> Mapping[str, Any]:
     """The settings with the parameters of each task in the place of words and files that say them."""
-    words = {name: given[name] for name in ("tasks", "test_tasks") if given.get(name)}
+    words = {name: given[name] for name in ("tasks", "test_tasks") if name in given}
+    if not isinstance(given.get("adapt_from", ""), str):
+        raise UsageError(f"`adapt_from`: expected the path of a run folder, got {given['adapt_from']!r}")
     given = {name: value for name, value in given.items() if name not in ("tasks", "test_tasks")}
     if not words:
         return given

@@ -135,7 +135,10 @@ class Run:
         state = LowRankState(tuple(part[self.index : self.index + 1] for part in (rows, *shared)), (), torch.tensor(0))
         grid = make_grid(self.config, env)
         learner = make_learner(
-            self.config.replace(adapt_from=None), grid, env.num_actions, TaskSet(found, len(found), None)
+            self.config.replace(adapt_from=None, task_weights=()),
+            grid,
+            env.num_actions,
+            TaskSet(found, len(found), None),
         )
         return GridPolicy(learner, state, grid, len(found))
 
@@ -174,7 +177,7 @@ class Run:
             )
         if not isinstance(episodes, int) or episodes < 1:
             raise UsageError(f"`episodes`: expected an integer of at least 1, got {episodes!r}")
-        config = self.config.replace(device=device, engine="eager", eval_episodes=episodes, replay_ratio=0)
+        config = self.config.replace(device=device, engine="eager", eval_episodes=episodes, replay_capacity=1)
         experiment = prepare(config, families.make(config.env))
         state = tree.unflatten(experiment.initial_state.learner, self._tensors(), "learner")
         return experiment.evaluate(experiment.rollout.learner.policy(state), self.config.episodes + 1).cpu().numpy()

@@ -20,6 +20,8 @@ from torchq.runs.tasks import KINDS
 
 _EXAMPLE = "such as mass=0.3,length=0.7 or mass=0.05:1:8,length=0.5;1 or a .json or .csv file"
 Task = dict[str, float]
+_MOST = 1 << 24
+"""Values of a range."""
 
 
 def read_tasks(given: Any, env: Any, setting: str = "tasks") -> tuple[Task, ...]:
@@ -40,6 +42,8 @@ def read_tasks(given: Any, env: Any, setting: str = "tasks") -> tuple[Task, ...]
         UsageError: naming the item that is not as expected.
     """
     single = isinstance(given, str | Path | Mapping) or dataclasses.is_dataclass(given)
+    if not single and not isinstance(given, list | tuple):
+        raise UsageError(f"`{setting}`: expected tasks {_EXAMPLE}, got {given!r}")
     try:
         found = [task for item in ([given] if single else given) for task in _read(item, env)]
     except ValueError as error:
@@ -54,10 +58,10 @@ def _read(item: Any, env: Any) -> Iterable[Task]:
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
         item = vars(item)
     if isinstance(item, Mapping):
-        return [_checked(item, names, str(dict(item)))]
+        return [_checked(item, names, str(dict(item)), env)]
     text = str(item)
     if Path(text).suffix in (".json", ".csv"):
-        return [_checked(row, names, text) for row in _rows(Path(text))]
+        return [_checked(row, names, text, env) for row in _rows(Path(text))]
     return _product(text, names, env)
 
 
@@ -69,9 +73,11 @@ def _product(text: str, names: Sequence[str], env: Any) -> list[Task]:
         if not equals:
             raise ValueError(f"expected tasks {_EXAMPLE}, got {text!r}")
         _known(name, names)
+        if name in axes:
+            raise ValueError(f"expected each parameter once, got {name} twice in {text!r}")
         axes[name] = [number for piece in value.split(";") for number in _span(piece, said.get(name), text)]
     products = itertools.product(*axes.values())
-    return [_checked(dict(zip(axes, point, strict=True)), names, text) for point in products]
+    return [_checked(dict(zip(axes, point, strict=True)), names, text, env) for point in products]
 
 
 def _span(piece: str, said: Any, text: str) -> list[float]:
@@ -81,6 +87,8 @@ def _span(piece: str, said: Any, text: str) -> list[float]:
         if len(parts) == 1:
             return [float(piece)]
         low, high, count = float(parts[0]), float(parts[1]), int(parts[2])
+        if len(parts) > 3 or not 1 <= count <= _MOST:
+            raise ValueError("too many")
         kind = "linear" if said is None else KINDS[said.kind]
         mode = Mode(low, high, count, "linear" if kind == "cells" else kind)
     except (IndexError, KeyError, AttributeError, ValueError) as error:
@@ -103,18 +111,24 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _checked(task: Mapping[str, Any], names: Sequence[str], text: str) -> Task:
-    """A task with a finite number for every parameter."""
+def _checked(task: Mapping[str, Any], names: Sequence[str], text: str, env: Any) -> Task:
+    """A task with a number for every parameter, of the kind that the family says."""
     for name in task:
         _known(name, names)
     if missing := [name for name in names if name not in task]:
         raise ValueError(f"expected a value of {', '.join(missing)} too, got {text}")
     try:
         found = {name: float(task[name]) for name in names}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected numbers, got {text}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"expected numbers, got {text[:80]}") from error
     if not all(map(math.isfinite, found.values())):
         raise ValueError(f"expected finite numbers, got {text}")
+    for name, said in zip(names, getattr(env, "parameters", ()), strict=False):
+        value = found[name]
+        if said.kind == "log" and not value > 0.0:
+            raise ValueError(f"expected {name} above 0, got {value:g}")
+        if said.kind == "category" and not (said.low <= value <= said.high and value == int(value)):
+            raise ValueError(f"expected {name} of {said.low:g} to {said.high:g}, whole, got {value:g}")
     return found
 
 

@@ -13,7 +13,7 @@ from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
 from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
-from torchq.lowrank.low_rank_state import LowRankState
+from torchq.lowrank.low_rank_state import LowRankState, kept_factors
 from torchq.lowrank.modes import Grid
 from torchq.lowrank.qtensor import QTensor
 from torchq.quadratic.forms import Quadratic, form
@@ -24,7 +24,7 @@ from torchq.runs.experiment import CONTRACT, make_grid
 from torchq.runs.folder import read_config
 from torchq.runs.monte_carlo import make_cases
 from torchq.runs.study import Case
-from torchq.runs.tasks import task_set
+from torchq.runs.tasks import shown, task_list, task_set, values
 
 _MESH = 11
 """States per dimension at which the values of a tensor are fitted by a quadratic."""
@@ -67,7 +67,9 @@ def start_low_rank(config: Config, rollout: Rollout, cold: LowRankState) -> LowR
     assert isinstance(learner, LowRankQ)
     if source.config.algo == config.algo:
         return learner.start(cold, _known(config, source, rollout, cold))
-    _check_tasks(source, config.num_tasks)
+    _check_tasks(source, config, rollout.env)
+    if config.held_out or config.test_tasks:
+        raise UsageError(f"`held_out`, `test_tasks`: expected none with `warm_start` from {source.config.algo}")
     if config.task_modes != "table":
         came = f"got {config.task_modes}"
         raise UsageError(f"`task_modes`: expected table with `warm_start` from {source.config.algo}, {came}")
@@ -93,6 +95,8 @@ def _known(config: Config, source: _Source, rollout: Rollout, cold: LowRankState
                 f"`{name}`: expected {stored}, as in the run of `warm_start`, got {wanted}; use the source's"
             )
     factors = [source.tensors[f"learner.factors.{mode}"] for mode in range(len(cold.factors))]
+    if source.config.adapt_from is not None:
+        factors = kept_factors(source.tensors)
     ours, theirs = task_set(config, rollout.env), task_set(source.config, rollout.env)
     if ours.modes != theirs.modes:
         raise UsageError("`tasks`: expected the parameters' values or range of the run of `warm_start`, which its "
@@ -120,7 +124,9 @@ def quadratic_starts(config: Config, cases: list[Case], env: Any) -> Quadratic:
         came = f"got {config.env}"
         raise UsageError(f"`warm_start`: expected a family that low-rank learners know too, such as pendulum, {came}")
     source = _read(config, LOW_RANK_ALGOS)
-    _check_tasks(source, len(cases))
+    _check_tasks(source, config, env)
+    if source.config.task_modes != "table" or source.config.held_out or source.config.test_tasks:
+        raise UsageError("`warm_start`: expected a run of `task_modes=table` whose tasks all learn")
     grid = make_grid(source.config, env)
     x = _near(grid, torch.tensor(cases[0].env.exploration_high, dtype=torch.float64))
     indices = grid.index(x.to(getattr(torch, source.config.dtype)))
@@ -157,11 +163,20 @@ def _read(config: Config, algos: tuple[str, ...]) -> _Source:
     return _Source(folder, source, loaded[0])
 
 
-def _check_tasks(source: _Source, num_tasks: int | None) -> None:
-    low_rank = source.config.algo in LOW_RANK_ALGOS
-    found = source.config.num_tasks if low_rank else source.tensors["learnt.P"].shape[1]
-    if found != num_tasks:
-        raise UsageError(f"`warm_start`: expected a run with {num_tasks} tasks, got {found}; use `num_tasks={found}`")
+def _check_tasks(source: _Source, config: Config, env: Any) -> None:
+    """See that both runs have the same tasks.
+
+    Raises:
+        UsageError: naming the first that differs.
+    """
+    theirs, ours = task_list(source.config, env), task_list(config, env)
+    if len(theirs) != len(ours):
+        came = f"got {len(theirs)}; use `num_tasks={len(theirs)}`"
+        raise UsageError(f"`warm_start`: expected a run with {len(ours)} tasks, {came}")
+    for number, (one, other) in enumerate(zip(theirs, ours, strict=True)):
+        if values(one) != values(other):
+            came = f"got {shown(other)} as task {number}"
+            raise UsageError(f"`tasks`: expected {shown(one)}, as in the run of `warm_start`, {came}")
 
 
 def _num_runs(source: _Source) -> int:
