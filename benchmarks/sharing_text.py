@@ -9,8 +9,8 @@ for sixteen, 8 and 15 for four transmitters and 8 for sixteen, and got the media
 samples per task.""",
     "numbers": """With 102,400 samples in all, up to 16 tasks can be learnt instead of one at next to no cost,
 shared or not (gap 5.0 and 5.8, one alone 4.0); beyond, sharing is what lets them learn: with 256 tasks of 400
-samples each the gap is 23 with a row per task and 13 with linear task modes against 123 for `lrq`, with 1,024 tasks
-of 100 samples 107 and 35 against 683; with four times the samples `lrq` keeps up to 64 tasks.""",
+samples each the gap is 23 with a row per task and 16 with linear task modes against 123 for `lrq`, with 1,024 tasks
+of 100 samples 107 and 37 against 683; with four times the samples `lrq` keeps up to 64 tasks.""",
     "related": """At rank 30 tasks of another kind do not hurt (with half of 16 torques reversed, or goals hanging,
 the plain tasks are 15 and 20 from the optimum at 1,000 samples; with none odd 18; each alone 64); sharing hurts at
 a small rank (6, half reversed: 31 at 5,000 samples, alone 3) and where rewards differ in scale (ten times for half:

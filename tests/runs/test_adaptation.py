@@ -12,6 +12,7 @@ import envs
 import torchq
 from torchq.errors import UsageError
 from torchq.runs.adaptation import adapted_config, known_rows, nearest, read_source, start_rows
+from torchq.runs.task_specs import read_tasks
 
 GRID = "mass=0.1:1:3,length=0.5:1:3"
 NEW = "mass=0.3;0.4,length=0.7"
@@ -143,6 +144,27 @@ def test_a_killed_adaptation_ends_the_same(runs, tmp_path, engine):
     assert outcome(tmp_path / "killed")[:2] == outcome(tmp_path / "whole")[:2]
 
 
+def test_an_adapted_run_is_read_as_what_it_keeps(runs, tmp_path):
+    adapt("--adapt-from", runs / "table", "--task", NEW, "--episodes", 3, "--out", tmp_path / "new")
+    run, found = torchq.load(tmp_path / "new"), tensors(tmp_path / "new")
+    assert not torch.equal(found["learner.fit.best"], found["learner.factors.0"][:, 0])  # What is played next.
+    best = found["learner.fit.best"][0]
+    assert torch.equal(run.q_tensor.factors[-1], best)
+    assert torch.equal(torchq.QTensor.from_run(tmp_path / "new").factors[-1], best)
+    assert torch.equal(known_rows(read_source(tmp_path / "new", envs.Pendulum()))[0][0], best)
+    assert torch.equal(run.policy_on(read_tasks(NEW, envs.Pendulum())).state.factors[0][0, 0], best)
+    np.testing.assert_allclose(run.evaluate(3), run.metrics.returns[-1], rtol=0.1)
+
+
+def test_fits_to_a_memory_that_runs_over_resume_exactly(runs, tmp_path):
+    arguments = ("--adapt-from", runs / "table", "--task", "mass=0.4,length=0.7", "--replay-capacity", 400)
+    adapt(*arguments, "--episodes", 9, "--out", tmp_path / "whole")
+    adapt(*arguments, "--episodes", 7, "--out", tmp_path / "part")
+    adapt("--resume", "--out", tmp_path / "part", "--episodes", 9)
+    whole, part = (tensors(tmp_path / name) for name in ("whole", "part"))
+    assert all(torch.equal(tensor, part[name]) for name, tensor in whole.items())
+
+
 def test_rows_that_learn_by_steps_are_the_same_in_every_engine(runs, tmp_path):
     for engine in ("eager", "fused"):
         adapt("--adapt-from", runs / "linear", "--task", NEW, "--fit", "semi-gradient", "--episodes", 1, "--engine",
@@ -196,9 +218,14 @@ def test_files_that_do_not_hold_transitions_are_one_line(runs, tmp_path, arrays,
     assert f"--data: {message}" in err
 
 
+def test_data_are_for_fits_alone(runs, tmp_path):
+    with pytest.raises(UsageError, match="data: expected only with fit"):
+        adapted_config({"adapt_from": str(runs / "table"), "num_tasks": 2, "data": "x.npz", "grow": True})
+
+
 def test_a_file_without_the_arrays_is_one_line(runs, tmp_path):
-    for content in (b"nonsense", None):
-        if content:
+    for content in (b"nonsense", b"", b"PK\x03\x04 damaged", None):
+        if content is not None:
             (tmp_path / "data.npz").write_bytes(content)
         else:
             np.savez(tmp_path / "data.npz", observation=np.ones((3, 2)))

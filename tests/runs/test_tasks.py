@@ -53,6 +53,11 @@ def test_tasks_come_as_objects_and_files_too(tmp_path):
         ("mass=0.1:1,length=1", "expected a number or low:high:count, got '0.1:1'"),
         ("mass=0:1:3,length=1", "expected a number or low:high:count, got '0:1:3'"),
         ("mass=nan,length=1", "expected finite numbers, got mass=nan,length=1"),
+        ("mass=-1,length=1", "expected mass above 0, got -1"),
+        ("mass=1,mass=2,length=1", "expected each parameter once, got mass twice"),
+        ("mass=1:2:3:4,length=1", "expected a number or low:high:count, got '1:2:3:4'"),
+        ("mass=1:2:99999999999,length=1", "expected a number or low:high:count"),
+        (5, "expected tasks such as mass=0.3"),
         ("heavy", "expected tasks such as mass=0.3"),
         ("nowhere.json", "expected a file of tasks, but nowhere.json does not exist"),
         ([], "got none"),
@@ -61,6 +66,12 @@ def test_tasks_come_as_objects_and_files_too(tmp_path):
 def test_words_that_say_no_task_are_one_line(given, message):
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         read_tasks(given, PENDULUM)
+
+
+def test_categories_are_whole_and_within_their_range():
+    for row in ("100", "1.5"):
+        with pytest.raises(UsageError, match="expected goal_row of 0 to 4, whole, got"):
+            read_tasks(f"goal_row={row},goal_column=1", envs.Gridworld())
 
 
 def test_files_that_hold_no_tasks_are_one_line(tmp_path):

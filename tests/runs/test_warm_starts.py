@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from problems import command_line
@@ -154,6 +155,16 @@ def test_training_from_a_warm_start_records_it_and_resumes(runs, tmp_path):
     assert (code, err) == (0, "")
 
 
+def test_what_is_evaluated_is_what_was_tested(runs, tmp_path):
+    """With several updates a step, whose number the guide's margin follows."""
+    command_line("--algo", "stlrq", "--num-seeds", 2, "--episodes", 3, "--engine", "eager", "--no-optimal", "--no-progress",
+                 "--replay-ratio", 4, "--guide-samples", 1000, "--guide-margin", 1000, "--warm-start",
+                 runs / "quadratic", "--out", tmp_path)  # fmt: skip
+    run = torchq.load(tmp_path)
+    assert run.policy.state.guide.margin == pytest.approx(700.0)
+    assert np.abs(run.evaluate(2) - run.metrics.returns[-1]).max() < 100
+
+
 def test_iterations_start_from_a_q_tensor(runs, tmp_path):
     config = resolve("lmi-qli", "pendulum", "default", {"warm_start": str(runs / "stlrq")})
     starts = quadratic_starts(config, make_cases(config, envs.Pendulum()), envs.Pendulum())
@@ -178,6 +189,8 @@ def test_iterations_start_from_a_q_tensor(runs, tmp_path):
         (("--algo", "stlrq", "--rank", 7, "--warm-start", "stlrq"), "--rank: expected 6, as in the run of --warm-start, got 7; use the source's"),
         (("--algo", "stlrq", "--num-tasks", 3, "--warm-start", "quadratic"), "expected a run with 3 tasks, got 4; use --num-tasks 4"),
         (("--algo", "stlrq", "--task-modes", "linear", "--warm-start", "quadratic"), "--task-modes: expected table with --warm-start from lmi-qli, got linear"),
+        (("--algo", "stlrq", "--task", "mass=0.3;0.4,length=0.5;1", "--warm-start", "quadratic"), "--tasks: expected mass=0.01,length=1, as in the run of --warm-start, got mass=0.3,length=0.5 as task 0"),
+        (("--algo", "clrq", "--held-out", 0.25, "--warm-start", "quadratic"), "--held-out, --test-tasks: expected none with --warm-start from lmi-qli"),
         (("--algo", "stlrq", "--warm-start", "nothing"), "--warm-start: expected a run folder, but nothing does not exist"),
         (("--algo", "lmi-qli", "--warm-start", "stlrq"), "--warm-start: expected a family that low-rank learners know too, such as pendulum"),
     ],

@@ -187,7 +187,7 @@ def _read_data(path: Path, rollout: Rollout) -> dict[str, Tensor]:
     """Arrays of a file of transitions, in double precision on the run's device."""
     names = ("observation", "action", "reward", "next_observation", "terminated")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name], np.float64) for name in names}
             arrays["task"] = np.asarray(file["task"] if "task" in file else np.zeros(len(arrays["action"])), np.float64)
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, KeyError, TypeError) as error:
