@@ -45,10 +45,10 @@ of them in what behaves: with a guide for longer, behaviour lacks what lies off 
 old (`--guide-margin 0`). *Lowest* is how far the lowest evaluation lies below the start, for the worst task and for the
 mean over tasks, of medians over runs with 8 tests each, at every 100 samples.
 
-What was tried besides, and did worse, on other seeds: moving within one action of the guide, and within one more every
-500 samples (to five times the start's cost); a margin in proportion to the TD error (3 to 10% below the start);
-evaluating the guide first (10%); starting Q̂ from the written-down values beside the guide (90%); the guide in the TD
-target too, and averaged iterates (no gain). M and n₀ come from seeds 0 to 59.
+What was tried besides, and did worse, in prototypes of one run of ten seeds each that were not kept: moving within one
+action of the guide, and within one more every 500 samples (to five times the start's cost); a margin in proportion to
+the TD error (3 to 10% below the start); evaluating the guide first (10%); starting Q̂ from the written-down values
+beside the guide (90%); the guide in the TD target too, and averaged iterates (no gain). M and n₀ come from seeds 0 to 59.
 """
 
 

@@ -4,8 +4,11 @@
 
 G is the Q-tensor that a warm start brings, kept as it is; Q̂ learns from nothing, by Q-learning as ever, from what this
 policy sees. As Q̂ is first wrong and then less so, the margin m shrinks with the updates n, for the tested policy later
-than for the one that behaves. In the spirit of Jump-Start RL (Uchendu et al. 2023), with a margin in the place of a
-switch; how it was found is in benchmarks/results/warm_starts.md.
+than for the one that behaves. In the spirit of Uchendu et al., "Jump-start reinforcement learning" (ICML 2023), whose
+guide plays the first steps of an episode; here it has a say in all of them, by a margin.
+
+Differs from the papers: neither [TLR] nor [LMI] knows a guide; what it gives, and what was tried in its place, is in
+benchmarks/results/warm_starts.md.
 """
 
 from __future__ import annotations

@@ -6,7 +6,13 @@ Policy iteration by the fixed point of the projected Bellman equation, LSPI (Lag
 iteration", JMLR 2003), on features that other tasks have taught and with the rows of these tasks as a prior. After each
 episode the rows are fitted to all samples. Where steps are not random, what to start from is played first, one row an
 episode, and the row whose episode went best is kept; where they are, an episode says little, and the last fit is taken.
-How both were found is in benchmarks/results/adaptation.md.
+
+Differs from the papers: [TLR] does not speak of new tasks, and LSPI knows no prior; there is one here, C the covariance
+of known rows and w₀ the row to start from,
+
+    λ (w − w₀)ᵀ C⁻¹ (w − w₀),   λ = 10, 100, 1000 in turns, or 300 where steps are random.
+
+What both rules give, and what was tried in their place, is in benchmarks/results/adaptation.md.
 """
 
 from __future__ import annotations
@@ -131,7 +137,7 @@ def lstd(
 
         (Φᵀ(Φ − γΦ′) + Λ) w = Φᵀr + Λw₀,   Φ′ the features of s′ with the best action of the w before
 
-    [Lagoudakis and Parr 2003, fig. 5], with a pull to w₀.
+    LSTDQ in the policy iteration of [Lagoudakis and Parr 2003], with a pull to w₀.
 
     Args:
         here: state features of s.

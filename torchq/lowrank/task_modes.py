@@ -123,9 +123,14 @@ def spread(
     factors: Sequence[Float[Tensor, "seeds 1 _ rank"]],
     places: Sequence[Tensor],
 ) -> list[Float[Tensor, "seeds 1 _ rank"]]:
-    """The gradients of the factors of all task modes from that of the task factor, by the chain rule.
+    """Gradients of the factors of all task modes from that of the task factor, by the chain rule.
 
-    ∂L/∂Fₚ[i, :] = Σ_m φₚ(θ_mp)[i] · ∂L/∂T[m, :] ∘ ∏ (the task's rows along the other modes)
+        ∂L/∂Fₚ[i, :] = Σ_m φₚ(θ_mp)[i] · ∂L/∂T[m, :] ∘ ∏ (the task's rows along the other modes)
+
+    Args:
+        gradient: ∂L/∂T.
+        factors: Fₚ.
+        places: where tasks lie, (tasks,) each.
     """
     by_task, visited = gradient.squeeze(1).unsqueeze(2), rows(factors, places)  # (seeds, tasks, 1, rank)
     found = []

@@ -173,8 +173,8 @@ def cold_state(
         guide = Guide(tuple(map(torch.zeros_like, state.factors)), state.num_updates)
         state = state._replace(guide=aged(guide, state.num_updates, learner.margin, learner.margin_updates[0]))
     if protocols.fits(config):
-        rows = state.factors[0][:, :, None][:, 0].expand(-1, row_fit.num_starts(env.num_step_uniforms > 0), -1, -1)
-        state = state._replace(fit=row_fit.begin(rows.contiguous(), state.factors[0][:, 0]))
+        rows = state.factors[0].expand(-1, row_fit.num_starts(env.num_step_uniforms > 0), -1, -1)
+        state = state._replace(fit=row_fit.begin(rows, state.factors[0][:, 0]))  # (seeds, starts, tasks, rank)
     return state
 
 
