@@ -33,16 +33,16 @@ SEED, TESTS, TESTS_OF_NOISE = 100, 4, 32
 ENGINE = {"engine": "auto"}
 """Of all runs; for tests the one that needs no compiler."""
 Tasks = list[dict[str, float]]
-ABOUT = """What tasks share stays as it is; the row of a new task is fitted by least-squares policy iteration to all of
-its samples after each episode, with the rows of known tasks as a prior (`torchq/lowrank/row_fit.py`). Where steps are
-not random the rows to start from are played first, an episode each: that of the task's parameters where tasks have modes,
-that of the nearest known task, a mean of known rows by their distance, and those of the next; the row whose episode
-went best is tested and kept. Where steps are random, the last fit is. *Way* is the share of the way from the policy of
-the nearest known task to training on the task alone; where these are close it is noise.
+ABOUT = """What tasks share stays as it is; the row of a new task is fitted by least-squares policy iteration to
+all of its samples after each episode, with the rows of known tasks as a prior (`torchq/lowrank/row_fit.py`). Where
+steps are not random the rows to start from are played first, an episode each: that of the task's parameters where
+tasks have modes, that of the nearest known task, a mean of known rows by their distance, and those of the next; the
+row whose episode went best is tested and kept. Where steps are random, the last fit is. *Way* is the share of the
+way from the policy of the nearest known task to training on the task alone; where these are close it is noise.
 
-What was tried besides, and did worse, in prototypes of four runs or fewer that were not kept: fitted Q-iteration with a
-weak prior, step-by-step semi-gradients on the row (`--fit semi-gradient`), Bellman residuals, the best convex
-combination of known rows by the first episode's Bellman error, the mean of all rows."""
+What was tried besides, and did worse, in prototypes of four runs or fewer that were not kept: fitted Q-iteration
+with a weak prior, step-by-step semi-gradients on the row (`--fit semi-gradient`), Bellman residuals, the best
+convex combination of known rows by the first episode's Bellman error, the mean of all rows."""
 
 
 def pendulums(count: int = 8) -> Tasks:

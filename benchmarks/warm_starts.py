@@ -33,22 +33,24 @@ CONSTANTS = (-10.0, -20.0, -50.0, -100.0, -200.0)
 THRESHOLDS = (-130.0, -100.0)
 WINDOW = 3
 SIZES = (5, 8, 10, 15, 20, 50)
-ABOUT = """A quadratic Q-function from a few dozen samples near upright swings the pendulums up, but as values to start
-from it is unlearnt before it is improved: it is far from consistent on the grid (V upright is −1 where training finds
-−12 to −55), and one episode flips half of its greedy actions. A low ε or a low rate only slows that. So it is a guide:
+ABOUT = """A quadratic Q-function from a few dozen samples near upright swings the pendulums up, but as values to
+start from it is unlearnt before it is improved: it is far from consistent on the grid (V upright is −1 where
+training finds −12 to −55), and one episode flips half of its greedy actions. A low ε or a low rate only slows that.
+So it is a guide:
 
     π(s) = argmaxₐ Q̂(s, a) − m · [a ≠ a_G(s)],   a_G(s) = argmaxₐ G(s, a),   m = M · max(0, 1 − n/n₀)
 
-with G the quadratic on the grid, kept as it is, and Q̂ learning from nothing, by Q-learning as ever, from what π sees.
-M = 6 in units of reward (`--guide-margin`); n₀ = 8,000 samples a task in what is tested (`--guide-samples`), a quarter
-of them in what behaves: with a guide for longer, behaviour lacks what lies off its way. *Its values* are the start of
-old (`--guide-margin 0`). *Lowest* is how far the lowest evaluation lies below the start, for the worst task and for the
-mean over tasks, of medians over runs with 8 tests each, at every 100 samples.
+with G the quadratic on the grid, kept as it is, and Q̂ learning from nothing, by Q-learning as ever, from what π
+sees. M = 6 in units of reward (`--guide-margin`); n₀ = 8,000 samples a task in what is tested (`--guide-samples`),
+a quarter of them in what behaves: with a guide for longer, behaviour lacks what lies off its way. *Its values* are
+the start of old (`--guide-margin 0`). *Lowest* is how far the lowest evaluation lies below the start, for the worst
+task and for the mean over tasks, of medians over runs with 8 tests each, at every 100 samples.
 
-What was tried besides, and did worse, in prototypes of one run of ten seeds each that were not kept: moving within one
-action of the guide, and within one more every 500 samples (to five times the start's cost); a margin in proportion to
-the TD error (3 to 10% below the start); evaluating the guide first (10%); starting Q̂ from the written-down values
-beside the guide (90%); the guide in the TD target too, and averaged iterates (no gain). M and n₀ come from seeds 0 to 59.
+What was tried besides, and did worse, in prototypes of one run of ten seeds each that were not kept: moving within
+one action of the guide, and within one more every 500 samples (to five times the start's cost); a margin in
+proportion to the TD error (3 to 10% below the start); evaluating the guide first (10%); starting Q̂ from the
+written-down values beside the guide (90%); the guide in the TD target too, and averaged iterates (no gain). M and
+n₀ come from seeds 0 to 59.
 """
 
 
