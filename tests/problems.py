@@ -51,7 +51,7 @@ def command_line(*arguments, library=None, entry=main):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         if library:
-            stack.enter_context(mock.patch.object(families, "make", lambda name: library[name]()))
+            stack.enter_context(mock.patch.object(families, "make", lambda name, *_: library[name]()))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         code = entry([str(argument) for argument in arguments])

@@ -67,7 +67,7 @@ def test_a_family_of_ones_own_trains_by_its_path(here, name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("pendulm", "expected one of damped-pendulum, .*, or module:Family, got 'pendulm'; did you mean pendulum?"),
+        ("pendulm", "expected one of damped-pendulum, .*, module:Family or gym:ID, got .*; did you mean pendulum?"),
         ("nowhere:Small", "expected module:Family, but nowhere:Small needs nowhere, which is not found"),
         ("my_families:Smal", "my_families:Smal cannot be imported (AttributeError: module 'my_families' has no att"),
         ("my_families:", "my_families: cannot be imported (AttributeError"),
@@ -84,7 +84,7 @@ def test_what_is_no_family_is_named(here, name, message):
     assert (code, err.count("\n")) == (2, 1)
     if name == "pendulm":  # The command line's own words: it knows the names before.
         assert "did you mean pendulum?" in err
-        with pytest.raises(UsageError, match=r"or module:Family, got 'pendulm'; did you mean pendulum\?"):
+        with pytest.raises(UsageError, match=r"module:Family or gym:ID, got 'pendulm'; did you mean pendulum\?"):
             families.make(name)
     else:
         assert f"error: --env: {message}" in err

@@ -80,7 +80,7 @@ def test_a_configuration_of_version_0_1_0_still_reads():
     since = {"features": "cells", "replay_ratio": 0, "replay_batch": 16, "replay_capacity": 20_000,
              "replay_recent": 1.0, "target_rate": None, "tasks": [], "test_tasks": [], "task_modes": "table",
              "held_out": 0.0, "adapt_from": None, "grow": False, "fit": "semi-gradient", "data": None,
-             "guide_margin": 6.0, "guide_samples": 8000.0, "samples_before": 0}  # fmt: skip
+             "guide_margin": 6.0, "guide_samples": 8000.0, "samples_before": 0, "env_option": {}}  # fmt: skip
     assert to_json(config).items() <= (json.loads(written) | since).items()
     assert [name for name in to_json(config) if name not in since] == list(json.loads(written))[:-2]  # versions, commit
 
@@ -150,7 +150,7 @@ def test_choices_are_those_that_exist():
 
 def test_every_setting_has_a_flag_a_scope_and_a_text_or_belongs_to_the_presets():
     flags = config.flags()
-    own = {"algo", "env", "preset", "protocol", "loss_scale", "tasks", "test_tasks", "samples_before"}
+    own = {"algo", "env", "preset", "protocol", "loss_scale", "tasks", "test_tasks", "samples_before", "env_option"}
     assert set(config.Config.model_fields) - set(flags) == own
     for name, text in flags.items():
         assert text.endswith("."), name

@@ -22,7 +22,7 @@ TENSOR_ALGOS = (*LOW_RANK_ALGOS, "tabular")
 
 Algo = Literal["stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli", "lspi"]
 Preset = Literal["default", "paper"]
-Engine = Literal["auto", "eager", "compile", "graph", "fused"]
+Engine = Literal["auto", "eager", "compile", "graph", "fused", "external"]
 Convention = Literal["paper", "matched-epsilon", "matched-epsilon-one-update"]
 ALGOS, PRESETS, ENGINES = get_args(Algo), get_args(Preset), get_args(Engine)
 
@@ -75,6 +75,8 @@ class Config(BaseModel):
     """Parameters of each task by name; () for those of `num_tasks`."""
     test_tasks: Annotated[tuple[dict[str, float], ...], COMMON, NO_FLAG] = ()
     """Parameters of tasks that are tested but never trained on."""
+    env_option: Annotated[dict[str, Any], EVERY, NO_FLAG] = {}
+    """Constants of the family by name, in JSON types."""
     task_modes: Annotated[
         Literal["table", "product", "linear"], STLRQ,
         _help("What a task is to the tensor: a row of its own, or a place along a mode for each of its parameters, "

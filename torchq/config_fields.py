@@ -38,7 +38,9 @@ class Shape(NamedTuple):
             return f"one of {', '.join(self.names)}"
         if self.kind is tuple:
             return f"a list, each {self.range or 'the parameters of a task by name'}"
-        return str(self.range) if self.range else {bool: "true or false", str: "a text"}[self.kind]
+        return (
+            str(self.range) if self.range else {bool: "true or false", str: "a text", dict: "values by name"}[self.kind]
+        )
 
 
 def read_shape(annotation: Any, constraints: list[Any]) -> Shape:
@@ -53,6 +55,8 @@ def read_shape(annotation: Any, constraints: list[Any]) -> Shape:
         return Shape(str, names=get_args(annotation))
     if get_origin(annotation) is tuple:
         return read_shape(get_args(annotation)[0], [])._replace(kind=tuple)
+    if get_origin(annotation) is dict:
+        return Shape(dict)
     if annotation not in (int, float):
         return Shape(annotation)
     found = {type(one): one for one in constraints}

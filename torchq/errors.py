@@ -52,6 +52,10 @@ class DivergedError(TorchqError):
     """Training met a value that is not finite: the message names the task and the interval."""
 
 
+class ExternalError(TorchqError):
+    """An environment that is not torchq's, or the process that it runs in, failed: the message says which and how."""
+
+
 class MetricsError(TorchqError):
     """The metrics.csv of a run is damaged, or holds nothing to show yet."""
 

@@ -1,9 +1,12 @@
-"""Families of environments by name: those that packages register, and any other as `module:Family`.
+"""Families of environments by name: those that packages register, any other as `module:Family`, and `gym:ID`.
 
 A package registers a family as an entry point of the group `torchq.environments`:
 
     [project.entry-points."torchq.environments"]
     my-family = "my_package.my_module:MyFamily"
+
+and what makes families out of something else, which its name is followed by, in `torchq.environment_makers`: it takes
+what follows the colon, the parameters of the tasks, and options.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -21,7 +26,7 @@ import torch
 
 from torchq.errors import UsageError
 
-GROUP = "torchq.environments"
+GROUP, MAKERS = "torchq.environments", "torchq.environment_makers"
 
 
 def names() -> tuple[str, ...]:
@@ -29,19 +34,58 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_registered()))
 
 
-def make(name: str) -> Any:
-    """The family of a name, or of `module:Family`, which is looked for in the current folder too.
+def of(config: Any) -> Any:
+    """The family of a configuration, with its constants, made of its tasks where it has no others."""
+    return make(config.env, config.env_option, config.tasks)
+
+
+def is_made(name: str) -> bool:
+    """Whether a family of that name is made out of its tasks, as `gym:ID` is."""
+    return name.partition(":")[0] in _registered(MAKERS)
+
+
+def make(name: str, options: Mapping[str, Any] | None = None, tasks: Sequence[Mapping[str, float]] = ()) -> Any:
+    """The family of a name, of `module:Family`, which is looked for in the current folder too, or of `gym:ID`.
+
+    Args:
+        name: of the family.
+        options: its constants; None leaves them as they are.
+        tasks: parameters of each, for a family that is made out of them.
 
     Raises:
         UsageError: if there is none, or it cannot be imported or made.
     """
-    found = _by_path(name) if ":" in name else _by_name(name)
+    options = options or {}
+    if is_made(name):
+        kind, _, rest = name.partition(":")
+        _look_here()
+        try:
+            return _loaded(kind, MAKERS)(rest, tasks, **options)
+        except (TypeError, ValueError) as error:
+            raise UsageError(_blamed(f"`env`: {error}")) from error
+    found = _by_path(name) if ":" in name else _loaded(name, GROUP)
     if not callable(found):
+        if options:
+            came = ", ".join(options)
+            raise UsageError(f"`env_option`: expected none with {name}, which is made already, got {came}")
         return found
+    if unknown := [option for option in options if option not in inspect.signature(found).parameters]:
+        constants = list(inspect.signature(found).parameters)
+        near = difflib.get_close_matches(unknown[0], constants, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        came = f"got {unknown[0]!r}{hint}"
+        raise UsageError(f"`env_option`: {name} has the constants {', '.join(constants) or 'none'}, {came}")
     try:
-        return found()
+        return found(**options)
     except Exception as error:  # Whatever a user's class raises.
-        raise UsageError(f"`env`: {name} cannot be made without arguments ({_shown(error)})") from error
+        argument, what = ("env_option", "with these") if options else ("env", "without arguments")
+        raise UsageError(f"`{argument}`: {name} cannot be made {what} ({_shown(error)})") from error
+
+
+def _blamed(text: str) -> str:
+    """An error of a maker, naming the setting that it is about rather than the family."""
+    found = re.match(r"`env`: (ranges|num_tasks): ", text)
+    return text if found is None else f"`{found[1]}`: {text[found.end() :]}"
 
 
 def with_controls(family: Any) -> Any:
@@ -76,18 +120,18 @@ def stack_tasks(tasks: Sequence[Any], *, device: torch.device | str = "cpu", dty
     return type(tasks[0])(**fields)
 
 
-def _registered() -> dict[str, metadata.EntryPoint]:
-    return {entry.name: entry for entry in metadata.entry_points(group=GROUP)}
+def _registered(group: str = GROUP) -> dict[str, metadata.EntryPoint]:
+    return {entry.name: entry for entry in metadata.entry_points(group=group)}
 
 
-def _by_name(name: str) -> Any:
-    known = _registered()
+def _loaded(name: str, group: str) -> Any:
+    known = _registered(group)
     if name not in known:
         if not known:
             raise UsageError("`env`: no families are registered; install torchq again (pip install torchq)")
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"`env`: expected one of {', '.join(names())}, or module:Family, got {name!r}{hint}")
+        raise UsageError(f"`env`: expected one of {', '.join(names())}, module:Family or gym:ID, got {name!r}{hint}")
     entry = known[name]
     try:
         return _visible(entry).load()
@@ -123,9 +167,7 @@ def _origin(package: str) -> Path | None:
 
 def _by_path(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # Commands do not look there by themselves; after all else, so that nothing is hidden.
-        sys.path.append(here)
+    _look_here()
     try:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
@@ -135,6 +177,13 @@ def _by_path(name: str) -> Any:
     except Exception as error:  # Whatever importing raises.
         raise UsageError(f"`env`: {name} cannot be imported ({_shown(error)})") from error
     return found
+
+
+def _look_here() -> None:
+    """Import from the current folder too."""
+    here = str(Path.cwd())
+    if here not in sys.path:  # Commands do not look there by themselves; after all else, so that nothing is hidden.
+        sys.path.append(here)
 
 
 def _shown(error: Exception) -> str:

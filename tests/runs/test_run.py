@@ -97,7 +97,7 @@ BAD = {
     "resume": ({"resume": True}, "resume: expected out with the folder of the run to continue"),
     "family": (
         {"algo": "stlrq", "env": "pendulm"},
-        "env: expected one of damped-pendulum, gridworld, linear-quadratic, pendulum, wireless, or module:Family, "
+        "env: expected one of damped-pendulum, gridworld, linear-quadratic, pendulum, wireless, module:Family or gym:ID, "
         "got 'pendulm'; did you mean pendulum?",
     ),
     "controls": (
@@ -184,7 +184,7 @@ def test_the_policy_plays_as_evaluations_do(tmp_path):
     """Episodes played from outside return what new test episodes do, on average, and more than random actions."""
     given = SMALL | {"env": "wireless", "episodes": 20, "num_seeds": 1, "engine": "fused"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchq.families, "make", lambda name: library(episode_length=60)[name]())
+        patch.setattr(torchq.families, "make", lambda name, *_: library(episode_length=60)[name]())
         run = torchq.train(algo="stlrq", out=tmp_path / "run", **given)
         inside = run.evaluate(episodes=100)[0]
     assert inside.shape == (4,)

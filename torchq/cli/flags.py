@@ -44,7 +44,7 @@ class Family(Name):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """The names, as `--help` shows them."""
-        return super().get_metavar(param, ctx).replace("}", ",module:Family}")
+        return super().get_metavar(param, ctx).replace("}", ",module:Family,gym:ID}")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself, or an error that suggests the nearest."""
@@ -141,7 +141,7 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
     return [
         click.Option(["--algo"], type=Name(ALGOS), help="Method to train. Required, but for --resume."),
         click.Option(["--env"], type=Family(families),
-                     help="Family of environments, or your own as module:Family.  "
+                     help="Family of environments, your own as module:Family, or one of Gymnasium's as gym:ID.  "
                           "[default: pendulum; damped-pendulum for lmi-ql, lmi-qli and lspi]"),
         click.Option(["--preset"], type=Name(PRESETS),
                      help="paper: the authors' online protocol.  [default: default, the batched protocol]"),
@@ -150,6 +150,15 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
                           "mass=0.05:1:8,length=0.5;1; or a .json or .csv file. Repeatable.  [default: --num-tasks]"),
         click.Option(["--test-task", "--test-tasks", "test_tasks"], multiple=True, metavar="TASKS",
                      help="Tasks to test but never train on, in the same words.  [default: none; see --held-out]"),
+        click.Option(["--vary"], multiple=True, metavar="NAME=A,B,C",
+                     help="Values of a parameter, a task for each; repeated, a task for each combination. Of an "
+                          "environment of Gymnasium, a keyword argument or attribute."),
+        click.Option(["--env-option"], multiple=True, metavar="NAME=VALUE",
+                     help="A constant of the family, such as num_actions=20, or a keyword argument of Gymnasium's "
+                          "environment. Repeatable."),
+        click.Option(["--ranges"], multiple=True, metavar="NAME=LOW:HIGH",
+                     help="Range of a dimension of the observation, by name or number, of an environment of Gymnasium."
+                          "  [default: its bounds, or those of a short random run]"),
         *(_option(name, text, families) for name, text in config.flags().items()),
         click.Option(["--out"], type=click.Path(path_type=Path), help="Run folder.  [default: runs/ALGO-ENV-N]"),
         click.Option(["--resume"], is_flag=True,

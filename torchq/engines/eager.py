@@ -37,8 +37,8 @@ class Stepwise:
         """Consecutive steps with their updates, as in `Engine`; the first step may be a tensor of shape (1,)."""
         steps = first_step + torch.arange(len(rates.epsilon), device=self.rollout.device)
         num_slots = state.replay.shape[2] if self.rollout.replay else 0
-        for draws, epsilon, rate in zip(_draws(self.rollout, steps, batch.task_index, num_slots), *rates, strict=True):
-            state = self.step(batch, state, draws, epsilon, rate)
+        for drawn, epsilon, rate in zip(draws(self.rollout, steps, batch.task_index, num_slots), *rates, strict=True):
+            state = self.step(batch, state, drawn, epsilon, rate)
         return state
 
     def greedy_returns(self, learner: LearnerState, env: EnvState, first_step: int) -> Tensor:
@@ -56,7 +56,7 @@ class Stepwise:
         return total
 
 
-def _draws(rollout: Rollout, steps: Tensor, tasks: Tensor, num_slots: int) -> Iterator[Draws]:
+def draws(rollout: Rollout, steps: Tensor, tasks: Tensor, num_slots: int) -> Iterator[Draws]:
     """Random numbers of consecutive steps, made for a block of them at a time."""
     words = rollout.num_envs * (4 + rollout.env.num_step_uniforms + rollout.env.num_reset_uniforms)
     if rollout.replay:

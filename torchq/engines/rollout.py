@@ -213,7 +213,7 @@ class Rollout:
         env, reward, terminated, truncated = self.env.step(batch.tasks, env, action, draws.step)
         discount = self.gamma * (~terminated).to(reward.dtype)
         transition = Transition(index, action, reward, discount, self.index(env))
-        learner, memory, error = self._learn(learner, memory, transition, draws, learning_rate, batch.task)
+        learner, memory, error = self.learn(learner, memory, transition, draws, learning_rate, batch.task)
         done = terminated | truncated
         seen = (reward, done.to(reward.dtype), error.abs(), error * error)
         statistics = statistics.plus(*(x.mean(-1) for x in seen))
@@ -222,7 +222,7 @@ class Rollout:
             env = type(env)(*(torch.where(done, new, old) for new, old in zip(fresh, env, strict=True)))
         return RunState(learner, env, statistics, memory)
 
-    def _learn(
+    def learn(
         self, learner: LearnerState, memory: Any, new: Transition, draws: Draws, rate: Tensor, task: Tensor | None
     ) -> tuple[LearnerState, Any, Tensor]:
         """The learner after one update from a step's transitions, or several from them and stored ones; δ of the first.

@@ -11,6 +11,7 @@ from torchq.engines import compiled, graph
 from torchq.engines.contract import Batch, Engine, Rates, RunState, Statistics, UnavailableError
 from torchq.engines.cpu.engine import CppEngine
 from torchq.engines.eager import Stepwise
+from torchq.engines.external import ExternalEngine, ExternalEnvironment
 from torchq.engines.gpu import engine as gpu
 from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
@@ -42,7 +43,7 @@ def build(rollout: Rollout, name: str) -> Engine:
     on_gpu = rollout.device.type == "cuda"
     builders: dict[str, Callable[[Rollout], Engine]] = {
         "fused": gpu.triton_engine if on_gpu else CppEngine, "graph": graph.GraphEngine, "compile": compiled.compiled,
-        "eager": Stepwise,
+        "eager": Stepwise, "external": ExternalEngine,
     }  # fmt: skip
     return builders[name](rollout)
 
@@ -65,6 +66,10 @@ def select(
     """
     faster = ("fused", "graph", "compile") if rollout.device.type == "cuda" else ("fused", "compile")
     names: tuple[str, ...] = (asked,)
+    if isinstance(rollout.env, ExternalEnvironment):
+        if asked not in ("auto", "external"):
+            raise UsageError(f"`engine`: expected auto with environments outside of PyTorch, got {asked}")
+        return Selection(ExternalEngine(rollout), {})
     if asked == "auto":
         seconds = _eager_seconds(rollout, batch, num_steps)
         names = (*(name for name in faster if seconds > _SECONDS_WORTH[name]), "eager")

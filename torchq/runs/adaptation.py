@@ -22,7 +22,7 @@ from torchq.presets import resolve
 from torchq.runs.folder import read_config
 from torchq.runs.tasks import TaskSet, beyond, coordinates, places, task_set, values
 
-_SHARED = ("env", "features", "state_modes", "rank", "gamma", "dtype")
+_SHARED = ("env", "env_option", "features", "state_modes", "rank", "gamma", "dtype")
 """Settings that are those of the source."""
 _KEPT = ("seed", "num_seeds")
 """Settings that are those of the source unless given."""

@@ -14,6 +14,7 @@ from torchq.config import Config
 from torchq.engines import blocks, protocols
 from torchq.engines.contract import Engine, Evaluation, LearnerState, RunState, Statistics
 from torchq.engines.evaluation import evaluate
+from torchq.engines.external import ExternalEngine
 from torchq.engines.rollout import Environment, Rollout
 from torchq.engines.select import select
 from torchq.errors import UsageError
@@ -75,6 +76,11 @@ class Experiment:
         state = sum(tensor.numel() for tensor in tree.flatten(self.initial_state.learner).values())
         return self.config.num_seeds * batch + state
 
+    def close(self) -> None:
+        """End what runs outside of this process."""
+        if isinstance(self.engine, ExternalEngine):
+            self.engine.close()
+
     def play(self, state: RunState, episode: int) -> tuple[RunState, LearnerState]:
         """One round: the state after an episode of every task, and the learner whose greedy policy is tested."""
         return protocols.play_round(self.config, self.rollout, self.engine, state, episode)
@@ -120,23 +126,24 @@ def make_replay(config: Config) -> Replay | None:
     return Replay(config.replay_ratio, config.replay_batch, config.replay_capacity, config.replay_recent)
 
 
-def make_learner(config: Config, grid: Grid, num_actions: int, tasks: TaskSet) -> Learner:
+def make_learner(config: Config, grid: Grid, env: Environment, tasks: TaskSet) -> Learner:
     """The learner that a configuration asks for.
 
     Raises:
         UsageError: if the task weights do not match the tasks.
     """
     num_tasks = tasks.num_trained
+    action_sizes = getattr(env, "action_sizes", (env.num_actions,))
     if config.task_weights and len(config.task_weights) != num_tasks:
         raise UsageError(
             f"`task_weights`: expected one weight for each of {num_tasks} tasks, got {len(config.task_weights)}"
         )
     if config.algo == "tabular":
-        return TabularQ(grid.mode_sizes, num_actions, num_tasks)
+        return TabularQ(grid.mode_sizes, env.num_actions, num_tasks)
     return LowRankQ(
         sharing=config.algo,  # type: ignore[arg-type]
         state_sizes=grid.mode_sizes,
-        action_sizes=(num_actions,),
+        action_sizes=action_sizes,
         num_tasks=num_tasks,
         rank=config.rank,
         optimizer=config.optimizer,
@@ -216,7 +223,7 @@ def prepare(
     tasks = families.stack_tasks(of_run.trained, device=device, dtype=dtype)
     tested = families.stack_tasks(of_run.tasks, device=device, dtype=dtype) if of_run.held_out else None
     grid = make_grid(config, env)
-    learner = make_learner(config, grid, env.num_actions, of_run)
+    learner = make_learner(config, grid, env, of_run)
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     free = memory.available(device)
     room = free if free is None or device.type == "cpu" else free // 3  # Graphs keep buffers of their own.

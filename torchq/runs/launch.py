@@ -13,9 +13,10 @@ import numpy as np
 from torchq import families
 from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config, scope
 from torchq.engines import torch_settings
-from torchq.errors import Interrupted, UsageError, keyword, spell
+from torchq.errors import ExternalError, Interrupted, UsageError, keyword, spell
 from torchq.runs import training
 from torchq.runs.adaptation import about, adapted_config, start_adapted
+from torchq.runs.env_specs import family_for, read_options, read_ranges, read_vary
 from torchq.runs.experiment import Experiment, prepare
 from torchq.runs.folder import CONFIG, claim, default_env, new_config, read_config, resumed_config, write_config
 from torchq.runs.monte_carlo import make_cases, run_study
@@ -46,8 +47,9 @@ def train(*, out: str | Path | None = None, resume: bool = False, progress: bool
         settings: `algo` ("stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli" or "lspi"), and any of `env`, `preset`
             and the fields of `torchq.config.Config`, which `train.py --help` explains; None is as good as left out.
             `env` is the name of a family, or "module:Family" for one of your own. `tasks` are parameters, such as
-            {"mass": 0.3, "length": 0.7}, or words or files that say them, see `torchq.runs.task_specs`; `rank` may be
-            "auto".
+            {"mass": 0.3, "length": 0.7}, or words or files that say them, see `torchq.runs.task_specs`; `vary` is a
+            product of them, {"mass": [0.1, 0.3]}; `env_option` are constants of the family, {"num_actions": 20};
+            `ranges` those of observations that an environment of Gymnasium leaves unbounded; `rank` may be "auto".
 
     Raises:
         UsageError: a ValueError, if a setting is not as expected.
@@ -84,7 +86,7 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
         TorchqError: see `train`.
         Interrupted: on Ctrl-C.
     """
-    given = dict(_with_tasks(given, out if resume else None))
+    given = _in_full(given, out if resume else None)
     searches = given.get("rank") == "auto"
     if searches:
         del given["rank"]
@@ -92,7 +94,7 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
         config = resumed_config(out, given)
     else:
         config = adapted_config(given) if "adapt_from" in given else new_config(out, given)
-    family = families.make(config.env)
+    config, family = _family(config)
     if searches and not resume:
         config = _with_rank(config, family, tell)
     start = _study if config.algo in QUADRATIC_ALGOS else _learner
@@ -109,21 +111,38 @@ def _with_rank(config: Config, family: Any, tell: Tell) -> Config:
     return config.replace(rank=rank)
 
 
-def _with_tasks(given: Mapping[str, Any], resumed: Path | None) -> Mapping[str, Any]:
-    """The settings with the parameters of each task in the place of words and files that say them."""
-    words = {name: given[name] for name in ("tasks", "test_tasks") if name in given}
+def _in_full(given: Mapping[str, Any], resumed: Path | None) -> dict[str, Any]:
+    """The settings with tasks and constants of the family themselves in the place of words and files that say them."""
     if not isinstance(given.get("adapt_from", ""), str):
         raise UsageError(f"`adapt_from`: expected the path of a run folder, got {given['adapt_from']!r}")
-    given = {name: value for name, value in given.items() if name not in ("tasks", "test_tasks")}
+    given = dict(given)
+    like = resumed if resumed and (resumed / CONFIG).exists() else given.get("adapt_from")
+    before = read_config(Path(like)) if like is not None and (Path(like) / CONFIG).exists() else None
+    name = before.env if before else given.get("env", default_env(given.get("algo", "")))
+    options = read_options(given.pop("env_option", {}))
+    if "ranges" in given:
+        if not families.is_made(name):
+            raise UsageError(f"`ranges`: expected only with `env=gym:ID`, got `env={name}`")
+        options["ranges"] = read_ranges(given.pop("ranges"))
+    if options:
+        given["env_option"] = {**(before.env_option if before else {}), **options}
+    if "vary" in given:
+        if "tasks" in given:
+            raise UsageError("`vary`: expected none with `tasks`, which says the tasks too; leave one out")
+        given["tasks"] = (read_vary(given.pop("vary")),)
+    words = {setting: given[setting] for setting in ("tasks", "test_tasks") if setting in given}
     if not words:
         return given
-    like = resumed if resumed and (resumed / CONFIG).exists() else given.get("adapt_from")
-    if like is not None and (Path(like) / CONFIG).exists():
-        name = read_config(Path(like)).env
-    else:
-        name = given.get("env", default_env(given.get("algo", "")))
-    family = families.make(name)
+    family = family_for(name, given.get("env_option", before.env_option if before else {}), list(words.values()))
     return {**given, **{setting: read_tasks(said, family, setting) for setting, said in words.items()}}
+
+
+def _family(config: Config) -> tuple[Config, Any]:
+    """The family of a configuration, and the configuration with what the family found out about itself."""
+    family = families.of(config)
+    if found := getattr(family, "resolved", None):
+        config = config.replace(env_option={**config.env_option, **found})
+    return config, family
 
 
 def _learner(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:
@@ -141,7 +160,7 @@ def _learner(config: Config, family: Any, out: Path | None, resume: bool, progre
         tell(f"{config.algo} on {config.env}: {size}; {where}", logging.INFO)
         if experiment.about_replay:
             tell(experiment.about_replay, logging.WARNING if config.replay_capacity < asked else logging.INFO)
-        for note in experiment.notes:
+        for note in (*getattr(family, "notes", ()), *experiment.notes):
             tell(note, logging.INFO)
         of_run = experiment.task_set
         about_tasks = beyond(of_run.modes, of_run.held_out)
@@ -154,7 +173,14 @@ def _learner(config: Config, family: Any, out: Path | None, resume: bool, progre
         if start and start.episode:
             tell(f"resuming after episode {start.episode} of {config.episodes}", logging.INFO)
         with _interruptible(folder), torch_settings.deterministic(config.deterministic, config.device):
-            training.train(experiment, folder, start=start, progress=progress)
+            try:
+                training.train(experiment, folder, start=start, progress=progress)
+            except ExternalError as error:
+                saved = (folder / "checkpoint").exists()
+                kept = f"go on with: `resume=True` `out={folder}`" if saved else "there is no checkpoint yet"
+                raise ExternalError(f"training stopped: {error}; {kept}") from error
+            finally:
+                experiment.close()
     return folder
 
 

@@ -180,7 +180,7 @@ _job: Callable[[int], Outcome]
 
 def _begin(config: Config, starts: list[np.ndarray] | None) -> None:
     global _job
-    cases = make_cases(config, families.make(config.env))
+    cases = make_cases(config, families.of(config))
     _job = partial(run_seed, config, cases, None if starts is None else Quadratic(*map(torch.from_numpy, starts)))
 
 

@@ -107,10 +107,10 @@ class Run:
         tensors, config = self._tensors(), self.config
         if self.is_study:
             learnt = Quadratic(*(tensors[f"learnt.{name}"][self.index, :, -1] for name in Quadratic._fields))
-            return ControlPolicy(tuple(make_cases(config, families.make(config.env))), learnt)
-        env = families.make(config.env)
+            return ControlPolicy(tuple(make_cases(config, families.of(config))), learnt)
+        env = families.of(config)
         grid = make_grid(config, env)
-        learner = make_learner(config, grid, env.num_actions, self.tasks)
+        learner = make_learner(config, grid, env, self.tasks)
         template = cold_state(
             config, env, learner, self.tasks, torch.arange(config.num_seeds), getattr(torch, config.dtype)
         )
@@ -128,7 +128,7 @@ class Run:
         Raises:
             UsageError: if the run is of another method, or the tasks are not of its family.
         """
-        source = read_source(self.folder, env := families.make(self.config.env))
+        source = read_source(self.folder, env := families.of(self.config))
         found = [type(source.tasks.tasks[0])(**task) for task in read_tasks(tasks, env)]
         known, shared = known_rows(source)
         rows = start_rows(source, known, found, env, first_nearest=True)[0].unsqueeze(1)
@@ -137,7 +137,7 @@ class Run:
         learner = make_learner(
             self.config.replace(adapt_from=None, task_weights=()),
             grid,
-            env.num_actions,
+            env,
             TaskSet(found, len(found), None),
         )
         return GridPolicy(learner, state, grid, len(found))
@@ -145,7 +145,7 @@ class Run:
     @cached_property
     def tasks(self) -> TaskSet:
         """The tasks of a learner on a grid, and where they lie along the task modes."""
-        return task_set(self.config, families.make(self.config.env))
+        return task_set(self.config, families.of(self.config))
 
     @cached_property
     def q_tensor(self) -> QTensor:
@@ -177,10 +177,14 @@ class Run:
             )
         if not isinstance(episodes, int) or episodes < 1:
             raise UsageError(f"`episodes`: expected an integer of at least 1, got {episodes!r}")
-        config = self.config.replace(device=device, engine="eager", eval_episodes=episodes, replay_capacity=1)
-        experiment = prepare(config, families.make(config.env))
+        engine = "external" if self.config.engine == "external" else "eager"
+        config = self.config.replace(device=device, engine=engine, eval_episodes=episodes, replay_capacity=1)
+        experiment = prepare(config, families.of(config))
         state = tree.unflatten(experiment.initial_state.learner, self._tensors(), "learner")
-        return experiment.evaluate(experiment.rollout.learner.policy(state), self.config.episodes + 1).cpu().numpy()
+        try:
+            return experiment.evaluate(experiment.rollout.learner.policy(state), self.config.episodes + 1).cpu().numpy()
+        finally:
+            experiment.close()
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         loaded = checkpoint.load_checkpoint(self.folder / "checkpoint", self.config.algo)

@@ -70,6 +70,7 @@ def _product(text: str, names: Sequence[str], env: Any) -> list[Task]:
     axes = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
+        name = name.replace(".", "__")
         if not equals:
             raise ValueError(f"expected tasks {_EXAMPLE}, got {text!r}")
         _known(name, names)
@@ -113,6 +114,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
 
 def _checked(task: Mapping[str, Any], names: Sequence[str], text: str, env: Any) -> Task:
     """A task with a number for every parameter, of the kind that the family says."""
+    task = {**_defaults(env), **{str(name).replace(".", "__"): value for name, value in task.items()}}
     for name in task:
         _known(name, names)
     if missing := [name for name in names if name not in task]:
@@ -130,6 +132,12 @@ def _checked(task: Mapping[str, Any], names: Sequence[str], text: str, env: Any)
         if said.kind == "category" and not (said.low <= value <= said.high and value == int(value)):
             raise ValueError(f"expected {name} of {said.low:g} to {said.high:g}, whole, got {value:g}")
     return found
+
+
+def _defaults(env: Any) -> Task:
+    """Parameters that a family's tasks have unless told otherwise."""
+    fields = dataclasses.fields(env.sample_tasks(1)[0])
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
 
 def _known(name: Any, names: Sequence[str]) -> None:

@@ -122,7 +122,10 @@ def task_list(config: Config, env: Any) -> list[Any]:
     """
     if config.tasks:
         return _made(config.tasks, config, env)
-    return list(env.sample_tasks(config.num_tasks))
+    try:
+        return list(env.sample_tasks(config.num_tasks))
+    except ValueError as error:
+        raise UsageError(f"`num_tasks`: {str(error).removeprefix('num_tasks: ')}") from error
 
 
 def _made(tasks: tuple[dict[str, float], ...], config: Config, env: Any) -> list[Any]:
