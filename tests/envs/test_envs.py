@@ -4,7 +4,6 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 from problems import library
 
 import envs
@@ -195,31 +194,3 @@ def test_environments_are_independent_of_their_neighbours(name, generator):
     single = env.step(alone, env.reset(alone, start[part]), action[part], noise[part])
     for ours, theirs in zip((*batch[0], *batch[1:]), (*single[0], *single[1:]), strict=True):
         torch.testing.assert_close(ours[part], theirs, rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize("task", [0, 3])
-@pytest.mark.parametrize("name", envs.gymnasium.IDS)
-def test_registered_environments_pass_the_checker(name, task):
-    env = gymnasium.make(name, task=task)
-    check_env(env.unwrapped, skip_render_check=True)
-    observation, _ = env.reset(seed=1)
-    again, _ = env.reset(seed=1)
-    np.testing.assert_array_equal(observation, again)
-    steps = 0
-    ended = False
-    while not ended:
-        observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        assert env.observation_space.contains(observation)
-        ended, steps = terminated or truncated, steps + 1
-    assert steps <= env.unwrapped.batched_env.episode_length
-
-
-def test_gymnasium_view_names_a_task_that_does_not_exist():
-    with pytest.raises(ValueError, match="task: expected a number from 0 to 3, got 4"):
-        gymnasium.make("torchq/Pendulum-v0", task=4)
-
-
-def test_gymnasium_view_takes_constants_and_tasks_of_your_own():
-    env = gymnasium.make("torchq/Pendulum-v0", task=envs.PendulumTask(0.3, 0.7), num_actions=5)
-    assert env.action_space.n == 5
-    assert env.unwrapped.task.mass == 0.3
