@@ -94,7 +94,7 @@ def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = [name for group in ("layers", "moreau") for name in project["optional-dependencies"][group]]
     declared = {re.split(r"[><=]", name)[0] for name in (*project["dependencies"], *optional)}
-    own = {"torchq", "envs", "triton"}  # triton comes with torch where there are GPUs
+    own = {"torchq", "envs", "triton", "PIL"}  # triton comes with torch where there are GPUs; PIL is pillow's
     found = set()
     for path in (*(ROOT / "torchq").rglob("*.py"), *(ROOT / "envs").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
