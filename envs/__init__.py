@@ -1,8 +1,10 @@
 """Batched multi-task environments in torch; importing this package registers them with Gymnasium."""
 
 from .base import Dimension, select_tasks, stack_tasks
+from .check import FamilyError, check_family
 from .damped_pendulum import DampedPendulum, DampedPendulumTask
 from .gridworld import Gridworld, GridworldTask
+from .gym_tasks import GymTasks
 from .gymnasium import register
 from .linear_quadratic import LinearQuadratic, LinearQuadraticTask
 from .pendulum import Pendulum, PendulumTask
@@ -15,8 +17,10 @@ __all__ = [
     "DampedPendulum",
     "DampedPendulumTask",
     "Dimension",
+    "FamilyError",
     "Gridworld",
     "GridworldTask",
+    "GymTasks",
     "LinearQuadratic",
     "LinearQuadraticTask",
     "Pendulum",
@@ -24,6 +28,7 @@ __all__ = [
     "UprightPendulum",
     "Wireless",
     "WirelessTask",
+    "check_family",
     "select_tasks",
     "stack_tasks",
 ]

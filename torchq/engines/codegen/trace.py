@@ -277,3 +277,12 @@ def _observe(env: Any, state: Any, dtype: torch.dtype) -> Function:
     return Function(
         {"fields": _given(fields)}, {"observation": tuple(lowering.number(x, dtype) for x in observation.numbers)}
     )
+
+
+def untranslatable(family: Any, tasks: Any, state: Any) -> str | None:
+    """Why a family has no scalar form, in one line; None if it has: what `envs.check_family` asks."""
+    try:
+        trace_family(family, tasks, state, torch.float64)
+    except TranslationError as error:
+        return str(error).strip().partition("\n")[0]
+    return None

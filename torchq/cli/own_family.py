@@ -1,0 +1,55 @@
+"""The commands for families of one's own: `torchq new-family` and `torchq check-family`."""
+
+from __future__ import annotations
+
+import ast
+from importlib import metadata, resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import click
+
+from torchq import families
+from torchq.errors import UsageError
+
+
+def new_command(name: str) -> click.Command:
+    """The command that writes a family to start from."""
+    argument = click.Argument(["path"], type=click.Path(path_type=Path), metavar="FILE.py")
+    help_text = "Write a small family of your own to start from, with what it must say and do."
+    return click.Command(name, params=[argument], callback=_new, help=help_text)
+
+
+def check_command(name: str) -> click.Command:
+    """The command that checks a family."""
+    argument = click.Argument(["family"], metavar="MODULE:FAMILY")
+    help_text = "Play a family at random and see that it keeps the contract of families; a line for each fault."
+    return click.Command(name, params=[argument], callback=_check, help=help_text)
+
+
+def _new(path: Path) -> None:
+    module = path.stem
+    if path.suffix != ".py" or not module.isidentifier():
+        raise UsageError(f"FILE.py: expected the name of a Python module, such as my_family.py, got {path}")
+    if path.exists():
+        raise UsageError(f"FILE.py: {path} exists already; name another, nothing is overwritten")
+    if not path.parent.is_dir():
+        raise UsageError(f"FILE.py: expected a file in a folder that exists, but {path.parent} does not")
+    family = "".join(part[:1].upper() + part[1:] for part in module.split("_"))
+    text = resources.files("torchq.cli").joinpath("family_template.txt").read_text()
+    filled = Template(text).substitute(module=module, Family=family, name=module.replace("_", "-"))
+    ast.parse(filled)
+    path.write_text(filled)
+    where = "" if path.parent == Path() else f", in {path.parent},"
+    click.echo(f"wrote {path}; next{where} torchq check-family {module}:{family}, then "
+               f"torchq train --algo stlrq --env {module}:{family}")  # fmt: skip
+
+
+def _check(family: str) -> None:
+    found: Any = families.make(family)
+    for entry in metadata.entry_points(group="torchq.environment_checks"):
+        if faults := entry.load()(found):
+            click.echo("\n".join(faults))
+            raise UsageError(f"{family}: {len(faults)} fault{'s' if len(faults) > 1 else ''}; see above")
+    click.echo(f"{family} keeps the contract of families")
