@@ -1,9 +1,13 @@
 """The engine of environments in other processes: what it computes, and where it goes on."""
 
+import subprocess
+import sys
+
 import gymnasium
 import pytest
 import torch
 from gym_machines import Machine
+from problems import ROOT
 
 from envs.gym_tasks import GymTasks
 from envs.spaces import flat
@@ -120,12 +124,34 @@ def test_tests_do_not_disturb_training_and_end_with_each_episode():
     undisturbed.close()
 
 
+COMPILED = """
+import sys, torch
+sys.path[:0] = {paths!r}
+torch.set_num_threads(1)
+from test_external import machines
+with torch.no_grad():
+    plain, compiled = machines(), machines(engine="compile")
+    assert (plain.engine.name, compiled.engine.name) == ("external", "compile")
+    found = (run.play(run.initial_state, 0)[0].learner.factors for run in (plain, compiled))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+print("equal")
+"""
+
+
+@pytest.mark.slow
+def test_what_is_compiled_learns_alike():
+    script = COMPILED.format(paths=[str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "engines")])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "equal\n", done.stderr
+
+
 def test_each_dimension_of_the_action_is_a_mode():
     assert machines().rollout.learner.sizes == (2, 3, 12, 12, 5, 5)
 
 
 def test_other_engines_and_families_are_refused():
-    with pytest.raises(UsageError, match="engine: expected auto with environments outside of PyTorch, got fused"):
+    with pytest.raises(UsageError, match="engine: expected auto, external or compile with env="):
         machines(engine="fused")
     from problems import experiment
 

@@ -54,7 +54,7 @@ def test_an_environment_that_cannot_be_restored_says_so_and_goes_on(tmp_path, ca
         ((*MACHINE, "--ranges", "x"), "--ranges: expected words such as 1=-3:3,velocity=0:2, got ('x',)"),
         ((*MACHINE, "--ranges", "speed=0:1"), "--ranges: expected dimensions position.0, position.1, got 'speed'"),
         ((*MACHINE, "--num-tasks", 3), "--num-tasks: expected at most 1, as many as are given, got 3"),
-        ((*MACHINE, "--engine", "eager"), "--engine: expected auto with environments outside of PyTorch, got eager"),
+        ((*MACHINE, "--engine", "eager"), "--engine: expected auto, external or compile with --env gym:ID, got eager"),
         ((*MACHINE[:4], "--env-option", "workers"), "--env-option: expected words such as num_actions=20, got"),
         (("--algo", "stlrq", "--env", "gym:Nothing-v0"), "--env: Nothing-v0 cannot be made: expected an environment"),
         (("--algo", "stlrq", "--ranges", "0=1:2"), "--ranges: expected only with --env gym:ID, got --env pendulum"),

@@ -148,16 +148,22 @@ def _asked(call: Callable[[], Any]) -> Any:
 class ExternalEngine:
     """Trains in live environments; see the top of this file.
 
+    Args:
+        rollout: of a family that is opened.
+        name: of the engine.
+        prepared: what is done to the functions that learn and act first, such as compiling them.
+
     Raises:
-        UnavailableError: if the family is none that is opened.
+        UnavailableError: if the family is another.
     """
 
-    name = "external"
-
-    def __init__(self, rollout: Rollout) -> None:
+    def __init__(
+        self, rollout: Rollout, name: str = "external", prepared: Callable[[Any], Any] = lambda function: function
+    ) -> None:
         if not isinstance(rollout.env, ExternalEnvironment):
             raise UnavailableError("only environments outside of PyTorch, such as Gymnasium's, run in it")
-        self.rollout = rollout
+        self.name, self.rollout = name, rollout
+        self.learn, self.action_values = prepared(rollout.learn), prepared(rollout.learner.action_values)
         self._live: dict[str, _Live] = {}
 
     def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int) -> RunState:
@@ -202,7 +208,7 @@ class ExternalEngine:
         rollout, like = self.rollout, state.env.elapsed
         everyone = np.ones(like.numel(), dtype=bool)
         index = rollout.grid.index(live.observed(like))
-        values = rollout.learner.action_values(state.learner, index, batch.task)
+        values = self.action_values(state.learner, index, batch.task)
         action = epsilon_greedy(values, epsilon, drawn.explore, drawn.random_action)
         live.begin(action.flatten().cpu().numpy(), everyone)
         if waiting is not None:
@@ -221,7 +227,7 @@ class ExternalEngine:
     def _learnt(self, batch: Batch, state: RunState, waiting: tuple[Transition, Draws, Tensor]) -> RunState:
         """The state after the updates that a step brings."""
         transition, drawn, rate = waiting
-        learner, memory, error = self.rollout.learn(state.learner, state.replay, transition, drawn, rate, batch.task)
+        learner, memory, error = self.learn(state.learner, state.replay, transition, drawn, rate, batch.task)
         nothing = torch.zeros_like(state.statistics.reward)
         seen = (nothing, nothing, error.abs().mean(-1), (error * error).mean(-1))
         return state._replace(learner=learner, replay=memory, statistics=state.statistics.plus(*seen))

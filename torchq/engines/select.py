@@ -21,7 +21,7 @@ _LARGEST_TRIAL = 50_000_000
 """Numbers of the largest batch that is tried: eager mode needs them all in memory."""
 _TRIAL_RATE = 0.1
 _TOLERANCE = 1e-2
-_SECONDS_WORTH = {"fused": 4.0, "graph": 10.0, "compile": 10.0}
+_SECONDS_WORTH = {"fused": 4.0, "graph": 10.0, "compile": 10.0, "external": 90.0}
 """Of eager mode, from which on an engine is worth its compiler."""
 _SECONDS_PER_STEP, _SECONDS_PER_NUMBER = 1e-3, {"cpu": 1e-8, "cuda": 1e-10}
 """Of eager mode, roughly: what a step costs whatever its size, and what each number of its largest product adds."""
@@ -67,9 +67,7 @@ def select(
     faster = ("fused", "graph", "compile") if rollout.device.type == "cuda" else ("fused", "compile")
     names: tuple[str, ...] = (asked,)
     if isinstance(rollout.env, ExternalEnvironment):
-        if asked not in ("auto", "external"):
-            raise UsageError(f"`engine`: expected auto with environments outside of PyTorch, got {asked}")
-        return Selection(ExternalEngine(rollout), {})
+        return _outside(asked, rollout, batch, num_steps)
     if asked == "auto":
         seconds = _eager_seconds(rollout, batch, num_steps)
         names = (*(name for name in faster if seconds > _SECONDS_WORTH[name]), "eager")
@@ -87,6 +85,22 @@ def select(
         raise UsageError(f"`engine`: {asked} does not work here ({passed_over[asked]}); use auto")
     others = (f"engine {name} passed over: {reason}" for name, reason in passed_over.items() if name != "eager")
     raise UsageError("; ".join([too_large["eager"], *others]))
+
+
+def _outside(asked: str, rollout: Rollout, batch: Batch, num_steps: int) -> Selection:
+    """The engine of environments outside of PyTorch; what learns is compiled where a run is long enough."""
+    if asked not in ("auto", "external", "compile"):
+        raise UsageError(f"`engine`: expected auto, external or compile with `env=gym:ID`, got {asked}")
+    passed_over: dict[str, str] = {}
+    long = _eager_seconds(rollout, batch, num_steps) > _SECONDS_WORTH["external"]
+    if asked == "compile" or (asked == "auto" and long):
+        try:
+            return Selection(compiled.compiled_outside(rollout), passed_over)
+        except UnavailableError as error:
+            if asked == "compile":
+                raise UsageError(f"`engine`: compile does not work here ({error}); use auto") from error
+            passed_over["compile"] = str(error)
+    return Selection(ExternalEngine(rollout), passed_over)
 
 
 def _numbers_of_a_step(rollout: Rollout, batch: Batch) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from torchq import checkpoint, families, tree
 from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
+from torchq.engines.external import ExternalEnvironment
 from torchq.errors import CheckpointError, UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
@@ -177,9 +178,10 @@ class Run:
             )
         if not isinstance(episodes, int) or episodes < 1:
             raise UsageError(f"`episodes`: expected an integer of at least 1, got {episodes!r}")
-        engine = "external" if self.config.engine == "external" else "eager"
+        family = families.of(self.config)
+        engine = "external" if isinstance(family, ExternalEnvironment) else "eager"
         config = self.config.replace(device=device, engine=engine, eval_episodes=episodes, replay_capacity=1)
-        experiment = prepare(config, families.of(config))
+        experiment = prepare(config, family)
         state = tree.unflatten(experiment.initial_state.learner, self._tensors(), "learner")
         try:
             return experiment.evaluate(experiment.rollout.learner.policy(state), self.config.episodes + 1).cpu().numpy()
