@@ -201,12 +201,3 @@ def test_wrappers_of_gymnasium_work_on_both(tmp_path):
     env = gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.make(PENDULUM))
     env.reset(seed=0)
     assert [env.step(0)[4] for _ in range(100)][-1]["episode"]["l"] == 100
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_stable_baselines3_trains_on_one_by_its_id():
-    sb3 = pytest.importorskip("stable_baselines3")
-    model = sb3.DQN("MlpPolicy", "envs:torchq/Pendulum-v0", learning_starts=100, seed=0).learn(400)
-    assert model.predict(np.zeros(2, dtype=np.float32))[0] in range(10)
-    sb3.PPO("MlpPolicy", PENDULUM, n_steps=128, seed=0).learn(256)
