@@ -22,6 +22,11 @@ _BY_ENV: dict[str, dict[str, Any]] = {
         **_REPLAY, "gamma": 0.97, "rank": 16, "episodes": 500, "epsilon_end": 0.001, "eval_every": 5,
         "init_scale": 0.2, "target_rate": 0.003, "learning_rate_half_life": 5_000.0,
     },
+    # Of environments of Gymnasium, whatever they are: steps are dear, so that fewer runs learn side by side.
+    "gym": {
+        **_REPLAY, "gamma": 0.99, "rank": 30, "episodes": 200, "eval_every": 10, "eval_episodes": 5, "num_seeds": 4,
+        "learning_rate": 0.005, "replay_recent": 1.0,
+    },
     "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3, "eval_episodes": 8},
 }  # fmt: skip
 
@@ -87,7 +92,9 @@ def resolve(algo: str, env: str, preset: str, overrides: dict[str, Any]) -> Conf
             other.
     """
     lines = {**_BY_ENV, **_TABULAR} if algo == "tabular" else _BY_ENV
-    values = lines.get(env, _REPLAY if algo in LOW_RANK_ALGOS else {})
+    values = lines.get(
+        env.partition(":")[0] if env.startswith("gym:") else env, _REPLAY if algo in LOW_RANK_ALGOS else {}
+    )
     if preset == "paper":
         if env not in _PAPER_BY_ENV:
             raise UsageError(f"`preset`: expected default for `env={env}` (paper covers {', '.join(_PAPER_BY_ENV)})")
