@@ -8,13 +8,18 @@ from torchq.cli.evaluate import main as evaluate
 from torchq.cli.train import main as train
 
 README = (ROOT / "README.md").read_text()
+OWN_TASKS = (ROOT / "docs" / "own-tasks.md").read_text()
+TEXTS = README + OWN_TASKS
 
 
-def blocks(mark):
-    return re.findall(rf"<!-- {mark} -->\n```\w+\n(.*?)```", README, flags=re.DOTALL)
+def blocks(mark, text=README):
+    return re.findall(rf"<!-- {mark} -->\n```\w+\n(.*?)```", text, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("example"), ids=["train", "tasks", "qtensor", "gymnasium"])
+NAMES = ["train", "tasks", "qtensor", "gymnasium", "own gymnasium", "out"]
+
+
+@pytest.mark.parametrize("code", blocks("example", TEXTS), ids=NAMES)
 def test_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
@@ -43,13 +48,14 @@ def test_flags_that_readme_names_exist():
         "--batches",
         "--marks",
         "--tasks",
+        "--no-deps",
     }
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXTS)) <= known
 
 
 def test_files_that_readme_links_or_names_exist():
     linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", README)
-    named = re.findall(r"`((?:torchq|envs|benchmarks|examples|tests)/[\w./-]*)`", README)
+    named = re.findall(r"`((?:torchq|envs|benchmarks|examples|tests)/[\w./-]*)`", TEXTS)
     commands = re.findall(r"python ((?:[\w-]+/)*[\w-]+\.py)", README)
     assert min(len(linked), len(named), len(commands)) >= 3
     for path in (*linked, *named, *commands):
@@ -57,7 +63,7 @@ def test_files_that_readme_links_or_names_exist():
 
 
 def test_names_that_readme_gives_exist():
-    names = set(re.findall(r"`((?:torchq|envs)(?:\.\w+)+)[`(]", README))
+    names = set(re.findall(r"`((?:torchq|envs)(?:\.\w+)+)[`(]", TEXTS))
     assert len(names) >= 2
     for name in names:
         assert resolve_name(name) is not None
@@ -67,7 +73,7 @@ def test_commands_of_readme_are_understood(monkeypatch):
     """Every `python train.py …` or `python evaluate.py …` without a placeholder parses."""
     commands = {
         (program, tuple(rest.split()))
-        for program, rest in re.findall(r"python (train|evaluate)\.py ([^`\n]*)", README)
+        for program, rest in re.findall(r"python (train|evaluate)\.py ([^`\n]*)", TEXTS)
         if not re.search(r"[A-Z…]{2,}|…", rest)
     }
     assert len(commands) >= 2
