@@ -1,10 +1,13 @@
 """Batched multi-task environments in torch; importing this package registers them with Gymnasium."""
 
+from .acrobot import Acrobot, AcrobotTask
 from .base import Dimension, select_tasks, stack_tasks
+from .cartpole import CartPole, CartPoleTask
 from .damped_pendulum import DampedPendulum, DampedPendulumTask
 from .gridworld import Gridworld, GridworldTask
 from .gymnasium import register
 from .linear_quadratic import LinearQuadratic, LinearQuadraticTask
+from .mountain_car import MountainCar, MountainCarTask
 from .pendulum import Pendulum, PendulumTask
 from .upright import UprightPendulum
 from .wireless import Wireless, WirelessTask
@@ -12,6 +15,10 @@ from .wireless import Wireless, WirelessTask
 register()
 
 __all__ = [
+    "Acrobot",
+    "AcrobotTask",
+    "CartPole",
+    "CartPoleTask",
     "DampedPendulum",
     "DampedPendulumTask",
     "Dimension",
@@ -19,6 +26,8 @@ __all__ = [
     "GridworldTask",
     "LinearQuadratic",
     "LinearQuadraticTask",
+    "MountainCar",
+    "MountainCarTask",
     "Pendulum",
     "PendulumTask",
     "UprightPendulum",

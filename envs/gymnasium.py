@@ -9,11 +9,17 @@ import numpy as np
 import torch
 
 from . import base
+from .acrobot import Acrobot
+from .cartpole import CartPole
 from .gridworld import Gridworld
+from .mountain_car import MountainCar
 from .pendulum import Pendulum
 from .wireless import Wireless
 
-IDS = {"torchq/Pendulum-v0": Pendulum, "torchq/Wireless-v0": Wireless, "torchq/Gridworld-v0": Gridworld}
+IDS = {
+    "torchq/Pendulum-v0": Pendulum, "torchq/Wireless-v0": Wireless, "torchq/Gridworld-v0": Gridworld,
+    "torchq/CartPole-v0": CartPole, "torchq/MountainCar-v0": MountainCar, "torchq/Acrobot-v0": Acrobot,
+}  # fmt: skip
 
 
 class SingleTaskEnv(gymnasium.Env[np.ndarray, np.int64]):
