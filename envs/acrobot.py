@@ -94,10 +94,10 @@ class Acrobot:
     grid_high = (math.pi, math.pi, 6.0, 10.0)
     grid_sizes = (12, 12, 12, 12)
     dimensions = (
-        base.Dimension(-math.pi, math.pi, 10, "periodic"),
-        base.Dimension(-math.pi, math.pi, 10, "periodic"),
-        base.Dimension(-6.0, 6.0, 10),
-        base.Dimension(-10.0, 10.0, 10),
+        base.Dimension(-math.pi, math.pi, 16, "periodic"),
+        base.Dimension(-math.pi, math.pi, 16, "periodic"),
+        base.Dimension(-8.0, 8.0, 14),
+        base.Dimension(-12.0, 12.0, 14),
     )
     parameters = (base.Dimension(0.8, 1.2, 4),) * 4
     observation_low = (-math.pi, -math.pi, -4.0 * math.pi, -9.0 * math.pi)

@@ -91,9 +91,9 @@ class CartPole:
     grid_sizes = (10, 10, 20, 20)
     dimensions = (
         base.Dimension(-2.4, 2.4, 8),
-        base.Dimension(-2.0, 2.0, 8),
+        base.Dimension(-3.0, 3.0, 8),
         base.Dimension(-0.21, 0.21, 10),
-        base.Dimension(-2.0, 2.0, 10),
+        base.Dimension(-3.0, 3.0, 10),
     )
     parameters = (
         base.Dimension(4.9, 14.7, 4),

@@ -80,7 +80,7 @@ class MountainCar:
     grid_low = (-1.2, -0.07)
     grid_high = (0.6, 0.07)
     grid_sizes = (40, 40)
-    dimensions = (base.Dimension(-1.2, 0.6, 16), base.Dimension(-0.07, 0.07, 16))
+    dimensions = (base.Dimension(-1.2, 0.6, 32), base.Dimension(-0.07, 0.07, 32))
     parameters = (
         base.Dimension(0.0009, 0.0013, 4),
         base.Dimension(0.002, 0.0028, 4),
