@@ -28,7 +28,8 @@ PROTOCOLS = {
 def run(env, dtype, protocol, **options):
     """A family with more tasks, seeds and environments than one vector holds, and not a multiple of them."""
     return experiment(
-        env=env, dtype=dtype, num_seeds=2, rank=3, epsilon_end=1.0, library=families.library(),
+        env=env, dtype=dtype, num_seeds=2, rank=3, epsilon_end=1.0,
+        library=families.library(episode_length=100),
         **{**protocol, **options},
     )  # fmt: skip
 
