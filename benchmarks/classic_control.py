@@ -40,8 +40,8 @@ WIDE = ((0.98, 19.6), (0.1, 1.0))
 Tasks = list[dict[str, float]]
 HOW = """Carts with 4 × 4 values of gravity and length, all else as in Gymnasium, trained together by the same preset.
 Returns are divided by those of *experts*: `lrq`, a tensor for each context alone, trained twice as long; the best of
-its runs, at any third, or 500 from 495 on. *Mean* is over contexts, its median, lower quartile and worst over runs; *worst
-context* is the lowest median of a context; *solved* the share of contexts and runs of at least 0.95."""
+its runs, at any third, or 500 from 495 on. *Mean* is over contexts, its median, lower quartile and worst over runs;
+*worst context* is the lowest median of a context; *solved* the share of contexts and runs of at least 0.95."""
 
 
 class Trained(NamedTuple):
