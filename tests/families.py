@@ -23,10 +23,10 @@ class CarTask:
 
 @dataclasses.dataclass(frozen=True)
 class MountainCar:
-    """Gymnasium's MountainCar-v0 with other gravity and force in each task."""
+    """Gymnasium's MountainCar-v0 with other gravity and force in each task, as a user writes it."""
 
     episode_length: int = 200
-    name, terminates, num_actions, num_reset_uniforms, num_step_uniforms = "mountain-car", True, 3, 1, 0
+    name, terminates, num_actions, num_reset_uniforms, num_step_uniforms = "user-car", True, 3, 1, 0
     grid_low, grid_high, grid_sizes = (-1.2, -0.07), (0.6, 0.07), (25, 25)
 
     def sample_tasks(self, num_tasks=None):

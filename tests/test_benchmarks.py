@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import classic_control
 import gpu
 import new_tasks
 import pytest
@@ -110,3 +111,13 @@ def test_tasks_held_out_and_new_ones_get_their_pages(tmp_path, monkeypatch):
         page = (tmp_path / name).read_text()
         assert all(head in page for head in heads)
         assert re.search(r"\b(nan|inf)\b", page) is None
+
+
+def test_classic_control_gets_its_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(classic_control, "RESULTS", tmp_path)
+    classic_control.main(["--quick"])
+    page = (tmp_path / "classic_control.md").read_text()
+    assert all(f"| {title} | " in page for title, *_ in classic_control.KNOWN.values())
+    assert page.count("a row each") == 6
+    assert "the 4 beyond that, never trained on" in page
+    assert re.search(r"\b(nan|inf)\b", page) is None

@@ -28,6 +28,16 @@ _BY_ENV: dict[str, dict[str, Any]] = {
         "learning_rate": 0.005, "replay_recent": 1.0,
     },
     "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3, "eval_episodes": 8},
+    # A pole that stays up soon fills the latest half with states alike: it is balanced by what it did before, too.
+    "cartpole": {
+        **_REPLAY, "gamma": 0.99, "rank": 30, "episodes": 300, "eval_every": 3, "learning_rate": 0.003,
+        "epsilon_end": 0.2, "replay_recent": 1.0, "replay_capacity": 100_000,
+    },
+    "mountain-car": {**_REPLAY, "gamma": 0.99, "rank": 40, "episodes": 500, "eval_every": 5},
+    "acrobot": {
+        **_REPLAY, "gamma": 0.99, "rank": 80, "episodes": 200, "eval_every": 2, "epsilon_end": 0.05,
+        "replay_recent": 1.0,
+    },
 }  # fmt: skip
 
 # Tables learn as they did before replay: it is the yardstick below.
@@ -40,6 +50,9 @@ _TABULAR: dict[str, dict[str, Any]] = {
         "gamma": 0.9, "episodes": 125, "learning_rate_half_life": 30_000.0, "epsilon_end": 0.001,
         "epsilon_decay": 0.9997,
     },
+    "cartpole": {"gamma": 0.99, "episodes": 300, "eval_every": 3},
+    "mountain-car": {"gamma": 0.99, "episodes": 500, "eval_every": 5},
+    "acrobot": {"gamma": 0.99, "episodes": 200, "eval_every": 2},
 }  # fmt: skip
 
 _BY_ALGO: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ CASES = {
     "tensors of their own": {"env": "wireless", "preset": "paper", "algo": "lrq", "eval_every": 2},
     "all together": {"env": "pendulum", "num_envs": 3, "eval_every": 2, "eval_episodes": 3},
     "random starts and steps": {"env": "wireless", "num_envs": 2, "eval_episodes": 2, "dtype": "float64"},
-    "episodes that end": {"env": "mountain-car", "num_envs": 5, "eval_every": 3},
+    "episodes that end": {"env": "user-car", "num_envs": 5, "eval_every": 3},
     "episodes that end, in turns": {**PLAIN, "env": "wide", "optimizer": "sgd", "num_envs": 1, "protocol": "online"},
     "without replay": {**PLAIN, "env": "wireless", "num_envs": 3},
     "a memory that is soon full": {"env": "wireless", "replay_capacity": 20, "replay_ratio": 5, "episodes": 7},
@@ -77,7 +77,7 @@ def test_a_block_says_at_which_test_a_factor_was_no_longer_finite():
 
 
 def test_the_state_given_stays_as_it_was():
-    run = prepared(env="mountain-car", num_envs=2)
+    run = prepared(env="user-car", num_envs=2)
     given = run.initial_state._replace(replay=())  # What lies in memory after it is no part of a state.
     before = {name: tensor.clone() for name, tensor in flatten(given).items()}
     run.play_block(run.initial_state, 0, 3)

@@ -18,7 +18,7 @@ from torchq.engines.select import build
 from torchq.errors import UsageError
 from torchq.tree import flatten
 
-FAMILIES = ["pendulum", "wireless", "gridworld", "mountain-car", "wide"]
+FAMILIES = ["pendulum", "wireless", "gridworld", "cartpole", "mountain-car", "acrobot", "user-car", "wide"]
 PROTOCOLS = {
     "batched": {"algo": "stlrq", "num_envs": 5, "replay_ratio": 0},
     "online": {**PLAIN, "algo": "lrq", "num_envs": 1, "update": "block"},
@@ -28,7 +28,8 @@ PROTOCOLS = {
 def run(env, dtype, protocol, **options):
     """A family with more tasks, seeds and environments than one vector holds, and not a multiple of them."""
     return experiment(
-        env=env, dtype=dtype, num_seeds=2, rank=3, epsilon_end=1.0, library=families.library(),
+        env=env, dtype=dtype, num_seeds=2, rank=3, epsilon_end=1.0,
+        library=families.library(episode_length=100),
         **{**protocol, **options},
     )  # fmt: skip
 
@@ -95,9 +96,9 @@ def test_modes_above_six_learn_too(update):
 
 def test_a_family_of_a_user_runs_fused():
     """Thirty lines of torch, no C++: mountain car, trained by the fused engine as by the eager one."""
-    given = experiment("stlrq", "mountain-car", library=families.library(), episodes=10_000, engine="auto", rank=5)
+    given = experiment("stlrq", "user-car", library=families.library(), episodes=10_000, engine="auto", rank=5)
     assert (given.config.engine, given.notes) == ("fused", ())
-    eager = experiment("stlrq", "mountain-car", library=families.library(), rank=5, dtype="float64", num_seeds=2)
+    eager = experiment("stlrq", "user-car", library=families.library(), rank=5, dtype="float64", num_seeds=2)
     fused = dataclasses.replace(eager, engine=build(eager.rollout, "fused"))
     states = [play(each, 2) for each in (eager, fused)]
     for theirs, ours in zip(flatten(states[0]).values(), flatten(states[1]).values(), strict=True):

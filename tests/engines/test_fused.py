@@ -54,7 +54,7 @@ CASES = {
     "logarithms between points": {"env": "log-wireless"},
     "cells with replay": {"features": "cells"},
     "interpolated, terminating, with replay": {
-        "env": "mountain-car", "features": "linear", "replay_ratio": 3, "target_rate": 0.02, "optimizer": "adam",
+        "env": "user-car", "features": "linear", "replay_ratio": 3, "target_rate": 0.02, "optimizer": "adam",
     },
     "interpolated, without replay": {"replay_ratio": 0, "num_envs": 5},
     "paper, interpolated": {"preset": "paper", "features": "linear"},
