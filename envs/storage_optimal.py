@@ -52,40 +52,57 @@ def returns(
         charges: points of the charge, odd, so that the start is one.
         deviations: points of the price.
     """
-    at_once = max(1, CHUNK // (24 * env.num_actions * charges * deviations))
+    at_once = max(1, CHUNK // (env.num_actions * charges * charges))
     found: list[float] = []
     for first in range(0, len(tasks), at_once):
-        found += _solve(env, tasks[first : first + at_once], device, charges, deviations).tolist()
+        values, weights = solve(env, tasks[first : first + at_once], device, charges, deviations)
+        found += (values[-1][:, charges // 2] @ weights).tolist()
     return found
 
 
-def _solve(
-    env: Storage, tasks: list[StorageTask], device: torch.device | str, charges: int, deviations: int
-) -> Tensor:
-    """Optimal returns of some batteries, (tasks,)."""
+def solve(
+    env: Storage, tasks: list[StorageTask], device: torch.device | str, charges: int, deviations: int, keep: bool = False
+) -> tuple[list[Tensor], Tensor]:
+    """Optimal values of some batteries by hours left, (tasks, charges, deviations) each, and how probable deviations
+    are at the start; only the last unless all are to be kept.
+    """  # noqa: D205
     axis, transition, start = (x.float().to(device) for x in chain(env.persistence, deviations))
-    rewards, weights = model(env, tasks, torch.linspace(0.0, 1.0, charges, device=device), axis)
-    value = rewards.new_zeros(len(tasks), charges, deviations)
+    stacked = base.stack_tasks(tasks, device=device, dtype=torch.float32)
+    going, prices = model(env, stacked, torch.linspace(0.0, 1.0, charges, device=device), axis)
+    value = going.new_zeros(len(tasks), charges, deviations)
+    values = [value]
     for step in reversed(range(env.episode_length)):
-        ahead = torch.baddbmm(rewards[step % 24].flatten(1, 2), weights.flatten(1, 2), value @ transition.T)
+        ahead = going @ torch.cat((value @ transition.T, prices[step % 24]), dim=1)
         value = ahead.view(len(tasks), env.num_actions, charges, deviations).amax(1)
-    return value[:, charges // 2] @ start
+        values = [*values, value] if keep else [value]
+    return values, start
 
 
-def model(env: Storage, tasks: list[StorageTask], charge: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """Rewards (24, tasks, actions, charges, deviations), and where charges go, (tasks, actions, charges, charges)."""
+def model(env: Storage, tasks: StorageTask, charge: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """A battery and its prices as matrices, from the family's `step`.
+
+    Returns:
+        For each task, action and charge, (tasks, actions · charges, charges + 2): the weights of the next charges, what
+        a price of 1 adds to the reward, and the reward at a price of 0; and (24, tasks, 2, deviations): the prices of
+        each hour, and ones.
+    """
     from .storage import StorageState
 
-    stacked = base.stack_tasks(tasks, device=charge.device, dtype=torch.float32)
-    shape = (len(tasks), env.num_actions, len(charge), len(deviation))
-    action = torch.arange(env.num_actions, device=charge.device)
-    parts = (action[:, None, None], charge[:, None], deviation)
-    action, start, price = (part.expand(shape[1:]).reshape(1, 1, -1).expand(1, len(tasks), -1) for part in parts)
-    rewards = charge.new_empty(24, *shape)
-    for hour in range(24):
-        state = StorageState(start, price, torch.full_like(action, hour, dtype=torch.int32))
-        after, reward, _, _ = env.step(stacked, state, action, charge.new_full((*start.shape, 2), 0.5))
-        rewards[hour] = reward.view(shape)
-    place = after.charge.view(shape)[..., 0] * (len(charge) - 1)
-    weights = (1.0 - (place.unsqueeze(-1) - torch.arange(len(charge), device=charge.device)).abs()).clamp(min=0.0)
-    return rewards, weights
+    num_tasks, num_charges = len(tasks.hours), len(charge)  # type: ignore[arg-type]
+    shape = (1, num_tasks, env.num_actions * num_charges)
+    action = torch.arange(env.num_actions, device=charge.device).repeat_interleave(num_charges).expand(shape)
+    start = charge.repeat(env.num_actions).expand(shape)
+    midnight, noise = torch.zeros_like(action, dtype=torch.int32), charge.new_full((*shape, 2), 0.5)
+    seen = []
+    for place in (-1.0, 1.0):  # The reward is linear in the price.
+        state = StorageState(start, torch.full_like(start, place), midnight)
+        after, reward, _, _ = env.step(tasks, state, action, noise)
+        seen.append((env.price(tasks, state.deviation, midnight)[0], reward[0]))
+    (low, at_low), (high, at_high) = seen
+    slope = (at_high - at_low) / (high - low)
+    apart = after.charge[0].unsqueeze(-1) * (num_charges - 1) - torch.arange(num_charges, device=charge.device)
+    weights = (1.0 - apart.abs()).clamp(min=0.0)
+    columns = deviation.expand(1, num_tasks, -1)
+    prices = [env.price(tasks, columns, torch.full_like(columns, hour))[0] for hour in range(24)]
+    pairs = torch.stack([torch.stack((price, torch.ones_like(price)), dim=1) for price in prices])
+    return torch.cat((weights, slope.unsqueeze(-1), (at_low - slope * low).unsqueeze(-1)), dim=-1), pairs
