@@ -87,10 +87,10 @@ class Storage:
     participating in electricity markets, IEEE Trans. Power Systems 2018) count cycles by their depth.
 
     ## Reward
-    100 · [(price · (sold − bought) − wear · (sold + bought)) / level + η₁ · (s′ − s)]: money of the hour, and the change
-    of what the charge would bring at the mean price, so that what is left at the end is not lost. The unit is a
-    hundredth of a full battery at the mean price: times capacity · level / 100 it is EUR. All money grows with the
-    capacity, so a task needs none.
+    100 · [(price · (sold − bought) − wear · (sold + bought)) / level + η₁ · P₀ · (s′ − s)]: money of the hour, and the
+    change of what the charge would bring at P₀, the usual price of midnight over level, so that what is left at the
+    end, which is at midnight, is not lost. The unit is a hundredth of a full battery at the mean price: times
+    capacity · level / 100 it is EUR. All money grows with the capacity, so a task needs none.
 
     ## Start
     Midnight, half full, z ~ N(0, 1).
@@ -210,7 +210,8 @@ class Storage:
         after = (charge + one_way * bought - sold / one_way).clamp(0.0, 1.0)
         price = self.price(tasks, deviation, elapsed % 24)
         money = price * (sold - bought) - tasks.wear / tasks.level * (sold + bought)
-        reward = 100.0 * (money + one_way * (after - charge))
+        at_midnight = 1.0 + tasks.peak * self.profile[0] + tasks.dip * self.dip_profile[0]
+        reward = 100.0 * (money + one_way * at_midnight * (after - charge))
         innovation = math.sqrt(1.0 - self.persistence**2)
         first, _ = base.normals(uniforms[..., 0].to(dtype), uniforms[..., 1].to(dtype), innovation)
         deviation = (self.persistence * deviation + first).clamp(-4.0, 4.0)
