@@ -32,15 +32,23 @@ class StorageTask:
     efficiency: float | Tensor
     """Round trip: MWh sold per MWh bought."""
     wear: float | Tensor
-    """EUR per MWh bought and per MWh sold, for what cycling takes from the battery's life."""
-    level: float | Tensor
-    """Mean price, in EUR/MWh."""
+    """What a MWh bought, and a MWh sold, takes from the battery's life, as a share of the price level."""
     volatility: float | Tensor
     """Standard deviation of the price from what is usual at its hour, as a share of the level."""
     peak: float | Tensor
     """Height of the daily profile, as a share of the level; with a price file, as a multiple of its own profile."""
     dip: float | Tensor
     """Depth of the dip around noon that solar power brings, as a share of the level."""
+
+    @classmethod
+    def of(
+        cls, *, capacity: float, power: float, efficiency: float, wear: float, level: float, volatility: float,
+        peak: float, dip: float = 0.0,
+    ) -> StorageTask:
+        """A battery of `capacity` MWh and `power` MW whose wear is in EUR/MWh, where prices have a mean of `level`
+        EUR/MWh. Its returns times capacity · level / 100 are EUR.
+        """  # noqa: D205
+        return cls(capacity / power, efficiency, wear / level, volatility, peak, dip)
 
 
 def _bump(middle: float, width: float) -> list[float]:
@@ -75,7 +83,7 @@ class Storage:
 
     ## Dynamics, one hour, with η₁ = √efficiency in each direction
         s′ = s + η₁ · bought − sold / η₁,   bought, sold ≤ 1 / hours per MWh of capacity
-        price = level · (1 + peak · P_h + dip · D_h + volatility · z)
+        price / level = 1 + peak · P_h + dip · D_h + volatility · z
         z′ = clip(φ z + √(1 − φ²) n, −4, 4),   n ~ N(0, 1)
 
     Prices are a usual day and a deviation that returns to it, as in the first model of Lucia and Schwartz (Electricity
@@ -87,10 +95,10 @@ class Storage:
     participating in electricity markets, IEEE Trans. Power Systems 2018) count cycles by their depth.
 
     ## Reward
-    100 · [(price · (sold − bought) − wear · (sold + bought)) / level + η₁ · P₀ · (s′ − s)]: money of the hour, and the
+    100 · [price / level · (sold − bought) − wear · (sold + bought) + η₁ · P₀ · (s′ − s)]: money of the hour, and the
     change of what the charge would bring at P₀, the usual price of midnight over level, so that what is left at the
     end, which is at midnight, is not lost. The unit is a hundredth of a full battery at the mean price: times
-    capacity · level / 100 it is EUR. All money grows with the capacity, so a task needs none.
+    capacity · level / 100 it is EUR. Money grows with capacity and level, so that tasks need neither.
 
     ## Start
     Midnight, half full, z ~ N(0, 1).
@@ -121,8 +129,8 @@ class Storage:
     grid_high = (1.0, 3.0, 23.0)
     grid_sizes = (10, 10, 24)
     dimensions = (
-        base.Dimension(0.0, 1.0, 9),
-        base.Dimension(-2.5, 2.5, 6),
+        base.Dimension(0.0, 1.0, 7),
+        base.Dimension(-2.5, 2.5, 5),
         base.Dimension(0.0, 23.0, 24, "category"),
     )
     observation_low = (0.0, -4.0, 0.0)
@@ -139,20 +147,20 @@ class Storage:
     def parameters(self) -> tuple[base.Dimension, ...]:
         """Range of each parameter of a task."""
         low, high = self._box()
-        kinds = ("log", "continuous", "continuous", "log", "continuous", "continuous", "continuous")
-        points = (5, 3, 4, 3, 4, 4, 4)
+        kinds = ("log", *("continuous",) * 5)
+        points = (5, 3, 3, 4, 4, 4)
         rows = zip(low, high, points, kinds, strict=True)
         return tuple(base.Dimension(*row) for row in rows)  # type: ignore[arg-type]
 
     def _box(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Lowest and highest parameters of the family.
 
-        From 1 to 8 hours; from 70% (flow batteries) to 95% (lithium-ion) efficient; from 2 to 20 EUR/MWh of wear, as
-        of 200 EUR/kWh and 5,000 cycles, in and out.
+        From 1 to 8 hours; from 70% (flow batteries) to 95% (lithium-ion) efficient; wear from 2% to 20% of the price
+        level: 200 EUR/kWh over 5,000 cycles are 20 EUR/MWh, in and out.
         """
-        spread = (0.5, 1.6) if self.prices else (0.15, 0.5)
-        near = [(0.7 * self.level, 1.4 * self.level), (0.5 * self.volatility, 1.6 * self.volatility), spread, (0.0, 0.5)]
-        low, high = zip((1.0, 8.0), (0.7, 0.95), (2.0, 20.0), *near, strict=True)
+        peak = (0.5, 1.6) if self.prices else (0.15, 0.5)
+        volatility = 0.5 * self.volatility, 1.6 * self.volatility
+        low, high = zip((1.0, 8.0), (0.7, 0.95), (0.02, 0.2), volatility, peak, (0.0, 0.5), strict=True)
         return low, high
 
     def sample_tasks(self, num_tasks: int | None = None) -> list[StorageTask]:
@@ -163,12 +171,8 @@ class Storage:
                 [a + share * (b - a) for share, a, b in zip(shares, low, high, strict=True)] for shares in CONTRASTS
             ]
             return [StorageTask(*point) for point in points[:num_tasks]]
-        logs = (0, 3)
-        low, high = ([math.log(x) if i in logs else x for i, x in enumerate(end)] for end in (low, high))  # type: ignore[assignment]
-        return [
-            StorageTask(*(math.exp(x) if i in logs else x for i, x in enumerate(point)))
-            for point in base.spread(num_tasks, low, high)
-        ]
+        spread = base.spread(num_tasks, (math.log(low[0]), *low[1:]), (math.log(high[0]), *high[1:]))
+        return [StorageTask(math.exp(point[0]), *point[1:]) for point in spread]
 
     def optimal_returns(self, tasks: list[StorageTask], device: torch.device | str = "cpu") -> list[float]:
         """Expected undiscounted return of an optimal policy for each task, over one episode."""
@@ -209,7 +213,7 @@ class Storage:
         sold = torch.minimum((-asked).clamp(min=0.0), charge * one_way)
         after = (charge + one_way * bought - sold / one_way).clamp(0.0, 1.0)
         price = self.price(tasks, deviation, elapsed % 24)
-        money = price * (sold - bought) - tasks.wear / tasks.level * (sold + bought)
+        money = price * (sold - bought) - tasks.wear * (sold + bought)
         at_midnight = 1.0 + tasks.peak * self.profile[0] + tasks.dip * self.dip_profile[0]
         reward = 100.0 * (money + one_way * at_midnight * (after - charge))
         innovation = math.sqrt(1.0 - self.persistence**2)
@@ -230,9 +234,9 @@ class Storage:
 
 
 CONTRASTS = (
-    (0.0, 0.9, 0.2, 0.3, 0.8, 0.8, 0.2),
-    (0.15, 0.9, 0.5, 0.5, 0.2, 0.4, 0.9),
-    (0.45, 0.6, 0.1, 0.7, 0.5, 1.0, 0.0),
-    (1.0, 0.1, 0.0, 0.2, 0.3, 0.5, 0.7),
+    (0.0, 0.9, 0.3, 0.8, 0.8, 0.2),
+    (0.15, 0.9, 0.6, 0.2, 0.4, 0.9),
+    (0.45, 0.6, 0.1, 0.5, 1.0, 0.0),
+    (1.0, 0.1, 0.0, 0.3, 0.5, 0.7),
 )
 """The default tasks, as shares of the family's ranges."""
