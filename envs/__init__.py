@@ -6,6 +6,7 @@ from .gridworld import Gridworld, GridworldTask
 from .gymnasium import register
 from .linear_quadratic import LinearQuadratic, LinearQuadraticTask
 from .pendulum import Pendulum, PendulumTask
+from .storage import Storage, StorageTask
 from .upright import UprightPendulum
 from .wireless import Wireless, WirelessTask
 
@@ -21,6 +22,8 @@ __all__ = [
     "LinearQuadraticTask",
     "Pendulum",
     "PendulumTask",
+    "Storage",
+    "StorageTask",
     "UprightPendulum",
     "Wireless",
     "WirelessTask",

@@ -46,7 +46,7 @@ class StorageTask:
         peak: float, dip: float = 0.0,
     ) -> StorageTask:
         """A battery of `capacity` MWh and `power` MW whose wear is in EUR/MWh, where prices have a mean of `level`
-        EUR/MWh. Its returns times capacity · level / 100 are EUR.
+        EUR/MWh. Its returns times capacity · level / 10 are EUR.
         """  # noqa: D205
         return cls(capacity / power, efficiency, wear / level, volatility, peak, dip)
 
@@ -95,10 +95,10 @@ class Storage:
     participating in electricity markets, IEEE Trans. Power Systems 2018) count cycles by their depth.
 
     ## Reward
-    100 · [price / level · (sold − bought) − wear · (sold + bought) + η₁ · P₀ · (s′ − s)]: money of the hour, and the
+    10 · [price / level · (sold − bought) − wear · (sold + bought) + η₁ · P₀ · (s′ − s)]: money of the hour, and the
     change of what the charge would bring at P₀, the usual price of midnight over level, so that what is left at the
-    end, which is at midnight, is not lost. The unit is a hundredth of a full battery at the mean price: times
-    capacity · level / 100 it is EUR. Money grows with capacity and level, so that tasks need neither.
+    end, which is at midnight, is not lost. The unit is a tenth of a full battery at the mean price: times
+    capacity · level / 10 it is EUR. Money grows with capacity and level, so that tasks need neither.
 
     ## Start
     Midnight, half full, z ~ N(0, 1).
@@ -215,7 +215,7 @@ class Storage:
         price = self.price(tasks, deviation, elapsed % 24)
         money = price * (sold - bought) - tasks.wear * (sold + bought)
         at_midnight = 1.0 + tasks.peak * self.profile[0] + tasks.dip * self.dip_profile[0]
-        reward = 100.0 * (money + one_way * at_midnight * (after - charge))
+        reward = 10.0 * (money + one_way * at_midnight * (after - charge))
         innovation = math.sqrt(1.0 - self.persistence**2)
         first, _ = base.normals(uniforms[..., 0].to(dtype), uniforms[..., 1].to(dtype), innovation)
         deviation = (self.persistence * deviation + first).clamp(-4.0, 4.0)

@@ -11,6 +11,7 @@ charge depends neither on the hour nor on the price, so that a step back in time
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from . import base
 
 if TYPE_CHECKING:
-    from .storage import Storage, StorageTask
+    from .storage import Storage, StorageState, StorageTask
 
 CHUNK = 1 << 24
 """Numbers in the largest tensor, at most: memory does not grow with the number of tasks."""
@@ -106,3 +107,37 @@ def model(env: Storage, tasks: StorageTask, charge: Tensor, deviation: Tensor) -
     prices = [env.price(tasks, columns, torch.full_like(columns, hour))[0] for hour in range(24)]
     pairs = torch.stack([torch.stack((price, torch.ones_like(price)), dim=1) for price in prices])
     return torch.cat((weights, slope.unsqueeze(-1), (at_low - slope * low).unsqueeze(-1)), dim=-1), pairs
+
+
+def policy(
+    env: Storage, tasks: list[StorageTask], charges: int = 33, deviations: int = 11
+) -> Callable[[StorageState], Tensor]:
+    """What is best in a state, by the values ahead: bilinear between the points of the grid."""
+    values, _ = solve(env, tasks, "cpu", charges, deviations, keep=True)
+    axis, transition, _ = (x.float() for x in chain(env.persistence, deviations))
+    stacked = base.stack_tasks(tasks, dtype=torch.float32)
+
+    def act(state: StorageState) -> Tensor:
+        left = env.episode_length - 1 - int(state.elapsed.flatten()[0])  # All episodes begin together.
+        ahead = (values[left] @ transition.T).flatten(1)
+        column, right = _between(state.deviation[0], float(axis[0]), float(axis[-1]), deviations)
+        expected = []
+        for action in range(env.num_actions):
+            chosen = torch.full_like(state.elapsed, action, dtype=torch.int64)
+            after, reward, _, _ = env.step(stacked, state, chosen, state.charge.new_full((*chosen.shape, 2), 0.5))
+            row, above = _between(after.charge[0], 0.0, 1.0, charges)
+            corner = row * deviations + column
+            low = (1 - right) * ahead.gather(1, corner) + right * ahead.gather(1, corner + 1)
+            corner = corner + deviations
+            high = (1 - right) * ahead.gather(1, corner) + right * ahead.gather(1, corner + 1)
+            expected.append(reward + (1 - above) * low + above * high)
+        return torch.stack(expected).argmax(0)
+
+    return act
+
+
+def _between(x: Tensor, low: float, high: float, points: int) -> tuple[Tensor, Tensor]:
+    """The point below on an even grid, and the weight of the one above."""
+    place = ((x - low) / (high - low) * (points - 1)).clamp(0, points - 1)
+    below = place.floor().long().clamp(max=points - 2)
+    return below, place - below

@@ -86,6 +86,11 @@ def tune(env: Storage, tasks: Sequence[StorageTask], episodes: int = 16, seed: i
     return [_tune(env, tasks[first : first + at_once], episodes, seed) for first in range(0, len(tasks), at_once)]
 
 
+def joined(parts: Sequence[Rules]) -> Rules:
+    """The rules of all parts."""
+    return Rules(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
+
+
 def _tune(env: Storage, given: Sequence[StorageTask], episodes: int, seed: int) -> Rules:
     tasks, uniforms = base.stack_tasks(given, dtype=torch.float32), draws(env, len(given), episodes, seed)
     prices, usual = _prices(env, tasks, uniforms)

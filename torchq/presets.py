@@ -22,6 +22,10 @@ _BY_ENV: dict[str, dict[str, Any]] = {
         **_REPLAY, "gamma": 0.97, "rank": 16, "episodes": 500, "epsilon_end": 0.001, "eval_every": 5,
         "init_scale": 0.2, "target_rate": 0.003, "learning_rate_half_life": 5_000.0,
     },
+    "storage": {
+        **_REPLAY, "gamma": 0.99, "rank": 60, "episodes": 600, "epsilon_end": 0.05, "eval_every": 10,
+        "learning_rate_half_life": 2_000.0,
+    },
     "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3, "eval_episodes": 8},
 }  # fmt: skip
 
