@@ -37,7 +37,9 @@ def read(path: str | Path) -> PriceModel:
     """
     file = Path(path)
     try:
-        rows = [row for row in csv.reader(file.read_text(encoding="utf-8-sig").splitlines()) if any(map(str.strip, row))]
+        rows = [
+            row for row in csv.reader(file.read_text(encoding="utf-8-sig").splitlines()) if any(map(str.strip, row))
+        ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"prices: {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     columns = [index for row in rows[:2] for index, cell in enumerate(row) if _number(cell) is not None]
@@ -48,7 +50,9 @@ def read(path: str | Path) -> PriceModel:
         rows = rows[1:]
     prices = np.array([_price(row, column, number, path) for number, row in enumerate(rows, 1)])
     if len(prices) < 24 * MIN_DAYS:
-        raise ValueError(f"prices: expected at least {MIN_DAYS} days of hourly prices, but {path} has {len(prices)} hours")
+        raise ValueError(
+            f"prices: expected at least {MIN_DAYS} days of hourly prices, but {path} has {len(prices)} hours"
+        )
     return estimate(prices, _hours(rows, column, path))
 
 
@@ -65,7 +69,9 @@ def estimate(prices: np.ndarray, hours: np.ndarray) -> PriceModel:
     usual = np.array([prices[hours == hour].mean() if (hours == hour).any() else math.nan for hour in range(24)])
     level = float(usual.mean())
     if not level > 0.0:
-        raise ValueError(f"prices: expected prices at every hour of the day and a mean above 0, got a mean of {level:g}")
+        raise ValueError(
+            f"prices: expected prices at every hour of the day and a mean above 0, got a mean of {level:g}"
+        )
     rest = prices / level - usual[hours] / level
     deviation = float(rest.std())
     if deviation < 1e-6:
@@ -98,8 +104,12 @@ def _hours(rows: list[list[str]], column: int, path: str | Path) -> np.ndarray:
         except ValueError:
             continue
         naive = [time.replace(tzinfo=None) for time in times]
-        apart = float(np.median([(after - time).total_seconds() for time, after in zip(naive, naive[1:], strict=False)]))
+        apart = float(
+            np.median([(after - time).total_seconds() for time, after in zip(naive, naive[1:], strict=False)])
+        )
         if apart != 3600.0:
-            raise ValueError(f"prices: expected a line for each hour, but those of {path} are {apart / 60:g} minutes apart")
+            raise ValueError(
+                f"prices: expected a line for each hour, but those of {path} are {apart / 60:g} minutes apart"
+            )
         return np.array([time.hour for time in times])
     return np.arange(len(rows)) % 24

@@ -42,8 +42,16 @@ class StorageTask:
 
     @classmethod
     def of(
-        cls, *, capacity: float, power: float, efficiency: float, wear: float, level: float, volatility: float,
-        peak: float, dip: float = 0.0,
+        cls,
+        *,
+        capacity: float,
+        power: float,
+        efficiency: float,
+        wear: float,
+        level: float,
+        volatility: float,
+        peak: float,
+        dip: float = 0.0,
     ) -> StorageTask:
         """A battery of `capacity` MWh and `power` MW whose wear is in EUR/MWh, where prices have a mean of `level`
         EUR/MWh. Its returns times capacity · level / 10 are EUR.
@@ -197,9 +205,7 @@ class Storage:
         dtype = base.dtype_of(tasks)
         deviation, _ = base.normals(uniforms[..., 0].to(dtype), uniforms[..., 1].to(dtype))
         deviation = deviation.clamp(-4.0, 4.0)
-        return StorageState(
-            torch.full_like(deviation, 0.5), deviation, torch.zeros_like(deviation, dtype=torch.int32)
-        )
+        return StorageState(torch.full_like(deviation, 0.5), deviation, torch.zeros_like(deviation, dtype=torch.int32))
 
     def step(
         self, tasks: StorageTask, state: StorageState, action: Tensor, uniforms: Tensor

@@ -10,6 +10,7 @@ charge depends neither on the hour nor on the price, so that a step back in time
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -62,7 +63,12 @@ def returns(
 
 
 def solve(
-    env: Storage, tasks: list[StorageTask], device: torch.device | str, charges: int, deviations: int, keep: bool = False
+    env: Storage,
+    tasks: list[StorageTask],
+    device: torch.device | str,
+    charges: int,
+    deviations: int,
+    keep: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """Optimal values of some batteries by hours left, (tasks, charges, deviations) each, and how probable deviations
     are at the start; only the last unless all are to be kept.
@@ -95,10 +101,11 @@ def model(env: Storage, tasks: StorageTask, charge: Tensor, deviation: Tensor) -
     start = charge.repeat(env.num_actions).expand(shape)
     midnight, noise = torch.zeros_like(action, dtype=torch.int32), charge.new_full((*shape, 2), 0.5)
     seen = []
+    moving = dataclasses.replace(tasks, volatility=torch.ones_like(tasks.hours))  # type: ignore[arg-type]
     for place in (-1.0, 1.0):  # The reward is linear in the price.
         state = StorageState(start, torch.full_like(start, place), midnight)
-        after, reward, _, _ = env.step(tasks, state, action, noise)
-        seen.append((env.price(tasks, state.deviation, midnight)[0], reward[0]))
+        after, reward, _, _ = env.step(moving, state, action, noise)
+        seen.append((env.price(moving, state.deviation, midnight)[0], reward[0]))
     (low, at_low), (high, at_high) = seen
     slope = (at_high - at_low) / (high - low)
     apart = after.charge[0].unsqueeze(-1) * (num_charges - 1) - torch.arange(num_charges, device=charge.device)
