@@ -11,9 +11,15 @@ import torch
 from . import base
 from .gridworld import Gridworld
 from .pendulum import Pendulum
+from .storage import Storage
 from .wireless import Wireless
 
-IDS = {"torchq/Pendulum-v0": Pendulum, "torchq/Wireless-v0": Wireless, "torchq/Gridworld-v0": Gridworld}
+IDS = {
+    "torchq/Pendulum-v0": Pendulum,
+    "torchq/Wireless-v0": Wireless,
+    "torchq/Gridworld-v0": Gridworld,
+    "torchq/Storage-v0": Storage,
+}
 
 
 class SingleTaskEnv(gymnasium.Env[np.ndarray, np.int64]):

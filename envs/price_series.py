@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from datetime import datetime
 from pathlib import Path
@@ -104,9 +105,7 @@ def _hours(rows: list[list[str]], column: int, path: str | Path) -> np.ndarray:
         except ValueError:
             continue
         naive = [time.replace(tzinfo=None) for time in times]
-        apart = float(
-            np.median([(after - time).total_seconds() for time, after in zip(naive, naive[1:], strict=False)])
-        )
+        apart = float(np.median([(after - time).total_seconds() for time, after in itertools.pairwise(naive)]))
         if apart != 3600.0:
             raise ValueError(
                 f"prices: expected a line for each hour, but those of {path} are {apart / 60:g} minutes apart"

@@ -33,7 +33,7 @@ sys.exit(main())
 PLAIN = {"features": "cells", "replay_ratio": 0, "target_rate": None, "optimizer": "adamax"}
 """The batched protocol of cells, with one update from each step's own transitions."""
 
-FAMILIES = (envs.Pendulum, envs.Wireless, envs.Gridworld)
+FAMILIES = (envs.Pendulum, envs.Wireless, envs.Gridworld, envs.Storage)
 
 
 def library(**constants):

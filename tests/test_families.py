@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_registered_families_are_made_by_name():
-    assert families.names() == ("damped-pendulum", "gridworld", "linear-quadratic", "pendulum", "wireless")
+    assert families.names() == ("damped-pendulum", "gridworld", "linear-quadratic", "pendulum", "storage", "wireless")
     for name in families.names():
         assert families.make(name).name == name
     assert families.make("pendulum") == envs.Pendulum()
@@ -121,7 +121,7 @@ def test_a_package_registers_its_families(tmp_path):
         from torchq import families
         print(*families.names(), type(families.make("fleet")).__name__)
     """, ROOT)  # fmt: skip
-    assert out.split() == ["damped-pendulum", "fleet", "gridworld", "linear-quadratic", "pendulum", "wireless", "Small"]
+    assert out.split() == ["damped-pendulum", "fleet", "gridworld", "linear-quadratic", "pendulum", "storage", "wireless", "Small"]
 
 
 def test_a_package_of_the_same_name_hides_nothing(tmp_path):

@@ -8,6 +8,7 @@ from problems import PLAIN, experiment, play
 
 from envs import base, price_series, storage_optimal, storage_rule
 from envs.storage import DIP, PEAKS, Storage, StorageState, StorageTask
+from torchq.tree import flatten
 
 LOSSLESS = StorageTask(2.0, 1.0, 0.0, 0.2, 0.4, 0.0)
 
@@ -177,7 +178,7 @@ def test_quarter_hours_are_refused(tmp_path):
     path = tmp_path / "prices.csv"
     stamps = np.datetime64("2024-01-01T00:00") + 15 * np.arange(2000).astype("timedelta64[m]")
     path.write_text("\n".join(f"{stamp},{50 + number % 7}" for number, stamp in enumerate(stamps)))
-    with pytest.raises(ValueError, match="prices: expected a line for each hour, but .* 15 minutes apart"):
+    with pytest.raises(ValueError, match=r"prices: expected a line for each hour, but .* 15 minutes apart"):
         price_series.read(path)
 
 

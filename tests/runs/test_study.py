@@ -204,7 +204,7 @@ def test_resume_of_a_study_on_an_environment_without_controls_is_one_line(tmp_pa
     (tmp_path / "config.json").write_text(json.dumps(values))
     code, _, err = command_line("--resume", "--out", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
-    known = "damped-pendulum, gridworld, linear-quadratic, pendulum, wireless, or module:Family"
+    known = "damped-pendulum, gridworld, linear-quadratic, pendulum, storage, wireless, or module:Family"
     messages = {
         "moon": f"--env: expected one of {known}, got 'moon'",
         "gridworld": "--env: expected a family with continuous controls for --algo lspi, but Gridworld has no gamma",
