@@ -97,8 +97,8 @@ BAD = {
     "resume": ({"resume": True}, "resume: expected out with the folder of the run to continue"),
     "family": (
         {"algo": "stlrq", "env": "pendulm"},
-        "env: expected one of damped-pendulum, gridworld, linear-quadratic, pendulum, storage, wireless, or module:Family, "
-        "got 'pendulm'; did you mean pendulum?",
+        "env: expected one of damped-pendulum, gridworld, linear-quadratic, pendulum, storage, wireless, "
+        "or module:Family, got 'pendulm'; did you mean pendulum?",
     ),
     "controls": (
         {"algo": "lspi", "env": "gridworld"},
