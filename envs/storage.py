@@ -116,8 +116,12 @@ class Storage:
 
     Args:
         prices: a CSV file of hourly prices, see `price_series`. Its mean, deviation, persistence and daily profile take
-            the place of `level`, `volatility`, `persistence` and `profile`; a task with peak 1 and dip 0 has its usual
-            day, and tasks are spread around these.
+            the place of `level`, `volatility`, `persistence` and `profile`. Tasks are spread around these: a task with
+            the file's `volatility`, a peak of 1 and no dip meets its prices. Commands take such a family by its path:
+            `MINE = Storage(prices="prices.csv")` in my_module.py, and `--env my_module:MINE`.
+        persistence: φ.
+        level: EUR/MWh, for those who want money; nothing here depends on it.
+        volatility: the middle of the tasks', more or less; each task has its own.
     """
 
     num_actions: int = 5
