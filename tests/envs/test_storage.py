@@ -164,7 +164,7 @@ def test_a_price_file_gives_the_constants(tmp_path):
     ("50\n51\n" * 200 + "x\n", "hour 401 of .* has x"),
     ("50\n" * 400, "each is like the others"),
     ("-50\n-51\n" * 400, "a mean above 0"),
-])  # fmt: skip
+], ids=["no file", "empty", "words", "too short", "nan", "a word", "constant", "below 0"])  # fmt: skip
 def test_bad_price_files_are_one_line(tmp_path, content, message):
     path = tmp_path / "prices.csv"
     if content is not None:
