@@ -82,6 +82,7 @@ def picture(tasks: list[Any], share: np.ndarray, path: Path) -> None:
     dots = right.scatter([task.hours for task in tasks], [task.wear for task in tasks], 12, share.clip(0, 1))
     right.set(xscale="log", xlabel="hours at full power", ylabel="wear, share of the price level")
     right.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    right.minorticks_off()
     figure.colorbar(dots, label="share closed")
     figure.savefig(path, dpi=120)
     plt.close(figure)
