@@ -11,6 +11,7 @@ from .gymnasium import register
 from .linear_quadratic import LinearQuadratic, LinearQuadraticTask
 from .mountain_car import MountainCar, MountainCarTask
 from .pendulum import Pendulum, PendulumTask
+from .storage import Storage, StorageTask
 from .upright import UprightPendulum
 from .wireless import Wireless, WirelessTask
 
@@ -34,6 +35,8 @@ __all__ = [
     "MountainCarTask",
     "Pendulum",
     "PendulumTask",
+    "Storage",
+    "StorageTask",
     "UprightPendulum",
     "Wireless",
     "WirelessTask",

@@ -26,6 +26,7 @@ IDS = {
     "torchq/CartPole-v0": "cartpole:CartPole",
     "torchq/MountainCar-v0": "mountain_car:MountainCar",
     "torchq/Acrobot-v0": "acrobot:Acrobot",
+    "torchq/Storage-v0": "storage:Storage",
     "torchq/DampedPendulum-v0": "damped_pendulum:DampedPendulum",
     "torchq/LinearQuadratic-v0": "linear_quadratic:LinearQuadratic",
     "torchq/UprightPendulum-v0": "upright:UprightPendulum",

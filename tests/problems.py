@@ -33,7 +33,9 @@ sys.exit(main())
 PLAIN = {"features": "cells", "replay_ratio": 0, "target_rate": None, "optimizer": "adamax"}
 """The batched protocol of cells, with one update from each step's own transitions."""
 
-FAMILIES = (envs.Pendulum, envs.Wireless, envs.Gridworld, envs.CartPole, envs.MountainCar, envs.Acrobot)
+FAMILIES = (
+    envs.Pendulum, envs.Wireless, envs.Gridworld, envs.CartPole, envs.MountainCar, envs.Acrobot, envs.Storage
+)  # fmt: skip
 
 
 def library(**constants):

@@ -15,7 +15,8 @@ from torchq.errors import UsageError
 SMALL = ("--episodes", 1, "--num-seeds", 1, "--no-optimal", "--no-progress", "--engine", "eager", "--device", "cpu")
 
 NAMES = (
-    "acrobot", "cartpole", "damped-pendulum", "gridworld", "linear-quadratic", "mountain-car", "pendulum", "wireless",
+    "acrobot", "cartpole", "damped-pendulum", "gridworld", "linear-quadratic", "mountain-car", "pendulum", "storage",
+    "wireless",
 )  # fmt: skip
 OWN = """
 import dataclasses

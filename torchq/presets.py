@@ -27,6 +27,10 @@ _BY_ENV: dict[str, dict[str, Any]] = {
         **_REPLAY, "gamma": 0.99, "rank": 30, "episodes": 200, "eval_every": 10, "eval_episodes": 5, "num_seeds": 4,
         "learning_rate": 0.005, "replay_recent": 1.0,
     },
+    "storage": {
+        **_REPLAY, "gamma": 0.99, "rank": 60, "episodes": 600, "epsilon_end": 0.05, "eval_every": 10,
+        "learning_rate_half_life": 2_000.0,
+    },
     "gridworld": {"gamma": 0.95, "rank": 10, "episodes": 100, "init_scale": 0.3, "eval_episodes": 8},
     # A pole that stays up soon fills the latest half with states alike: it is balanced by what it did before, too.
     "cartpole": {

@@ -17,7 +17,7 @@ GOOD = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds",
 CASES = {
     "no algo": (("--env", "gridworld"), "--algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got nothing"),
     "unknown algo": (("--algo", "stlqr"), "--algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got 'stlqr'; did you mean stlrq?"),
-    "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of damped-pendulum, gridworld, linear-quadratic, pendulum, wireless, got 'pendulm'; did you mean pendulum?"),
+    "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of acrobot, cartpole, damped-pendulum, gridworld, linear-quadratic, mountain-car, pendulum, storage, wireless, got 'pendulm'; did you mean pendulum?"),
     "unknown flag": ((*GOOD, "--epsiodes", 3), "--epsiodes: no such flag; did you mean --episodes?"),
     "rank": ((*GOOD, "--rank", 0), "--rank: expected an integer of at least 1 and at most 8,192, got 0"),
     "hundreds of digits": ((*GOOD, "--rank", "1" * 400), f"--rank: expected an integer of at least 1 and at most 8,192, got {'1' * 400}"),

@@ -97,8 +97,8 @@ BAD = {
     "resume": ({"resume": True}, "resume: expected out with the folder of the run to continue"),
     "family": (
         {"algo": "stlrq", "env": "pendulm"},
-        "env: expected one of damped-pendulum, gridworld, linear-quadratic, pendulum, wireless, module:Family or "
-        "gym:ID, got 'pendulm'; did you mean pendulum?",
+        "env: expected one of acrobot, cartpole, damped-pendulum, gridworld, linear-quadratic, mountain-car, pendulum, "
+        "storage, wireless, module:Family or gym:ID, got 'pendulm'; did you mean pendulum?",
     ),
     "controls": (
         {"algo": "lspi", "env": "gridworld"},

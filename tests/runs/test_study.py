@@ -204,7 +204,8 @@ def test_resume_of_a_study_on_an_environment_without_controls_is_one_line(tmp_pa
     (tmp_path / "config.json").write_text(json.dumps(values))
     code, _, err = command_line("--resume", "--out", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
-    known = "damped-pendulum, gridworld, linear-quadratic, pendulum, wireless, module:Family or gym:ID"
+    known = "acrobot, cartpole, damped-pendulum, gridworld, linear-quadratic, mountain-car, pendulum, storage, wireless"
+    known += ", module:Family or gym:ID"
     messages = {
         "moon": f"--env: expected one of {known}, got 'moon'",
         "gridworld": "--env: expected a family with continuous controls for --algo lspi, but Gridworld has no gamma",
