@@ -56,7 +56,7 @@ class Trained(NamedTuple):
 
 def trained(env: str, plan: Plan, algo: str = "stlrq", longer: int = 1, **flags: Any) -> Trained:
     """A run by the default preset, tested after each third of it."""
-    family, config = FAMILIES[env](), resolve(algo, env, "default", {})
+    family, config = FAMILIES[env](**plan.constants), resolve(algo, env, "default", {})
     episodes = max(1, config.episodes * longer // plan.share)
     given = {"episodes": episodes, "eval_every": max(1, episodes // 3), "eval_episodes": plan.tests, "seed": SEED,
              "device": "cpu", "engine": plan.engine, **flags}  # fmt: skip
@@ -77,6 +77,8 @@ class Plan(NamedTuple):
     tests: int
     engine: str
     points: int
+    constants: dict[str, Any]
+    """Of the families."""
 
 
 def defaults(plan: Plan) -> list[str]:
@@ -183,9 +185,9 @@ def grid(tasks: Tasks, values: np.ndarray, expert: np.ndarray) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all, or little of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few runs, contexts and episodes, for the tests")
+    parser.add_argument("--quick", action="store_true", help="few runs, contexts and short episodes, for the tests")
     quick = parser.parse_args(arguments).quick
-    plan = Plan(2, 2, 100, 2, "eager", 2) if quick else Plan(20, 10, 1, TESTS, "auto", 4)
+    plan = Plan(2, 2, 100, 2, "eager", 2, {"episode_length": 20}) if quick else Plan(20, 10, 1, TESTS, "auto", 4, {})
     where = f"{platform.machine()}, {os.cpu_count()} cores; {versions()}; commit {git_commit()}"
     what = (f"`python benchmarks/classic_control.py{' --quick' * quick}`; {plan.seeds} runs, of contexts "
             f"{plan.context_seeds}, seeds from {SEED}; each return is the mean of {plan.tests} greedy episodes. "
