@@ -117,8 +117,8 @@ class Storage:
     Args:
         prices: a CSV file of hourly prices, see `price_series`. Its mean, deviation, persistence and daily profile take
             the place of `level`, `volatility`, `persistence` and `profile`. Tasks are spread around these: a task with
-            the file's `volatility`, a peak of 1 and no dip meets its prices. Commands take such a family by its path:
-            `MINE = Storage(prices="prices.csv")` in my_module.py, and `--env my_module:MINE`.
+            the file's `volatility`, a peak of 1 and no dip meets its prices. From the command line:
+            `--env storage --env-option prices=prices.csv`.
         persistence: φ.
         level: EUR/MWh, for those who want money; nothing here depends on it.
         volatility: the middle of the tasks', more or less; each task has its own.

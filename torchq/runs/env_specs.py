@@ -103,7 +103,8 @@ def names_in(given: Any) -> tuple[str, ...]:
             return tuple(json.loads(path.read_bytes())[0])
     except (OSError, ValueError, LookupError, TypeError):
         return ()  # Reading the tasks themselves says what is wrong.
-    return tuple(part.partition("=")[0].strip() for part in str(item).split(","))
+    first = re.split(r";(?=\s*[^\W\d][\w.]*\s*=)", str(item))[0]
+    return tuple(part.partition("=")[0].strip() for part in first.split(","))
 
 
 def family_for(name: str, options: Mapping[str, Any], words: Sequence[Any]) -> Any:

@@ -8,6 +8,7 @@ import difflib
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from torchq.runs.tasks import KINDS
 
 _EXAMPLE = "such as mass=0.3,length=0.7 or mass=0.05:1:8,length=0.5;1 or a .json or .csv file"
 Task = dict[str, float]
+_NEXT_TASK = re.compile(r";(?=\s*[^\W\d][\w.]*\s*=)")
+"""Between tasks; other semicolons are between values."""
 _MOST = 1 << 24
 """Values of a range."""
 
@@ -28,7 +31,7 @@ def read_tasks(given: Any, env: Any, setting: str = "tasks") -> tuple[Task, ...]
     """Parameters of tasks by name.
 
     Each item is one of
-        "mass=0.3,length=0.7"            one task
+        "mass=0.3,length=0.7"            one task; more after a semicolon, "mass=0.3,length=0.7;mass=1,length=0.5"
         "mass=0.05:1:8,length=0.5;1"     a product: 8 values from 0.05 to 1, spaced as the family says, times two
         "tasks.json", "tasks.csv"        a list of objects, or a table with a line for each task
         {"mass": 0.3, "length": 0.7}     one task, or a parameters dataclass of the family
@@ -62,7 +65,7 @@ def _read(item: Any, env: Any) -> Iterable[Task]:
     text = str(item)
     if Path(text).suffix in (".json", ".csv"):
         return [_checked(row, names, text, env) for row in _rows(Path(text))]
-    return _product(text, names, env)
+    return [task for part in _NEXT_TASK.split(text) for task in _product(part, names, env)]
 
 
 def _product(text: str, names: Sequence[str], env: Any) -> list[Task]:
