@@ -29,7 +29,7 @@ from torchq.versions import git_commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 FLAGS: dict[str, Any] = {
-    "task_modes": "linear", "rank": 90, "gamma": 0.99, "replay_ratio": 5, "replay_batch": 1, "replay_capacity": 400,
+    "task_modes": "linear", "rank": 150, "gamma": 0.99, "replay_ratio": 5, "replay_batch": 1, "replay_capacity": 400,
     "target_rate": 0.01, "learning_rate_half_life": 200.0, "epsilon_decay": 0.985, "epsilon_end": 0.1,
 }  # fmt: skip
 """For few samples of each of many tasks: rates are counted by samples, and there are several updates a step."""

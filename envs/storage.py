@@ -142,7 +142,7 @@ class Storage:
     grid_sizes = (10, 10, 24)
     dimensions = (
         base.Dimension(0.0, 1.0, 7),
-        base.Dimension(-2.5, 2.5, 5),
+        base.Dimension(-3.0, 3.0, 7),
         base.Dimension(0.0, 23.0, 24, "category"),
     )
     observation_low = (0.0, -4.0, 0.0)

@@ -27,7 +27,7 @@ def test_public_names_exist():
 def test_nothing_unexpected_lies_at_the_root():
     expected = {
         "pyproject.toml", "torchq", "envs", "train.py", "evaluate.py", "tests", "README.md", "benchmarks", "LICENSE",
-        "CHANGELOG.md", "examples",
+        "CHANGELOG.md", "examples", "docs",
     }  # fmt: skip
     made = {"runs", "report", "build", "dist"}
     names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
