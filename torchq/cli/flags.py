@@ -147,7 +147,8 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
                      help="paper: the authors' online protocol.  [default: default, the batched protocol]"),
         click.Option(["--task", "--tasks", "tasks"], multiple=True, metavar="TASKS",
                      help="Tasks by their parameters, mass=0.3,length=0.7; a product of values and ranges, "
-                          "mass=0.05:1:8,length=0.5;1; or a .json or .csv file. Repeatable, or mass=0.3,length=0.7;mass=1,length=0.5.  [default: --num-tasks]"),
+                          "mass=0.05:1:8,length=0.5;1; or a .json or .csv file. Repeatable, or "
+                          "mass=0.3,length=0.7;mass=1,length=0.5.  [default: --num-tasks]"),
         click.Option(["--test-task", "--test-tasks", "test_tasks"], multiple=True, metavar="TASKS",
                      help="Tasks to test but never train on, in the same words.  [default: none; see --held-out]"),
         click.Option(["--vary"], multiple=True, metavar="NAME=A,B,C",
