@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -35,7 +36,7 @@ class GymState(NamedTuple):
     seed: Tensor
     """Of the reset, int64."""
     actions: Tensor
-    """Since the reset, int16, (seeds, tasks, envs, episode_length)."""
+    """Since the reset, int32, (seeds, tasks, envs, episode_length)."""
 
 
 class GymTasks:
@@ -81,6 +82,7 @@ class GymTasks:
         **options: Any,
     ) -> None:
         self.source, self.options = source, options
+        self._named = bool(tasks)
         self.given = [dict(task) for task in tasks] or [{"number": float(i)} for i in range(_count(source))]
         if not isinstance(source, str) and len(self.given) != len(source):
             raise ValueError(f"tasks: expected one for each of {len(source)} environments, got {len(self.given)}")
@@ -91,7 +93,7 @@ class GymTasks:
         self._limit = episode_length
         self.space: Any = None
         first = self._made(self.given[0])
-        own = getattr(first.spec, "max_episode_steps", None)
+        own = episode_length or getattr(first.spec, "max_episode_steps", None)
         if own is None:
             self.notes.append(f"{self.name} has no time limit: its episodes are truncated after {NO_LIMIT:,} steps")
         self.episode_length = self._limit = own or NO_LIMIT
@@ -143,7 +145,7 @@ class GymTasks:
             torch.zeros(*seed.shape, len(self.axes), device=seed.device, dtype=dtype),
             torch.zeros_like(seed, dtype=torch.int32),
             seed,
-            torch.zeros(*seed.shape, self.episode_length, device=seed.device, dtype=torch.int16),
+            torch.zeros(*seed.shape, self.episode_length, device=seed.device, dtype=torch.int32),
         )
 
     def observe(self, state: GymState) -> Tensor:
@@ -156,8 +158,16 @@ class GymTasks:
 
     def open(self, tasks: Sequence[Any], num_seeds: int, num_envs: int) -> Simulators:
         """Live environments, numbered as a batch (seeds, tasks, envs) in a row."""
-        each = [self._making(vars(task)) for task in tasks]
+        each = [self._making(self._nearest(vars(task))) for task in tasks]
         return Simulators([making for _ in range(num_seeds) for making in each for _ in range(num_envs)], self.workers)
+
+    def _nearest(self, rounded: Mapping[str, float]) -> Mapping[str, float]:
+        """The task that is given and differs from this one by its rounding alone; else this one."""
+        known = (
+            task for task in self.given
+            if task.keys() == rounded.keys() and all(math.isclose(task[n], v, rel_tol=1e-5) for n, v in rounded.items())
+        )  # fmt: skip
+        return min(known, key=lambda task: sum(abs(task[n] - v) for n, v in rounded.items()), default=rounded)
 
     def optimal_returns(self, tasks: list[Any], device: torch.device | str = "cpu") -> list[float] | None:
         """Optimal returns of environments that publish their transitions, see `transition_tables`; else None."""
@@ -172,7 +182,11 @@ class GymTasks:
         return found
 
     def _making(self, parameters: Mapping[str, float]) -> Making:
-        weights = tuple(value for name, value in parameters.items() if name.startswith(REWARD_WEIGHTS + "__"))
+        numbered = {name.rpartition("__")[2]: v for name, v in parameters.items() if name.startswith(REWARD_WEIGHTS)}
+        if sorted(numbered) != sorted(map(str, range(len(numbered)))):
+            expected = f"{REWARD_WEIGHTS}.0, {REWARD_WEIGHTS}.1 and so on, one for each reward"
+            raise ValueError(f"tasks: expected {expected}, got {', '.join(parameters)}")
+        weights = tuple(numbered[str(number)] for number in range(len(numbered)))
         words = ",".join(f"{name.replace('__', '.')}={value:.7g}" for name, value in parameters.items())
         return Making(f"task {words}", partial(self._made, parameters), self.actions, len(self.axes), weights)
 
@@ -184,7 +198,7 @@ class GymTasks:
         """
         try:
             if isinstance(self.source, str):
-                named = {} if "number" in parameters else parameters
+                named = parameters if self._named else {}
                 env = build(self.source, named, self.options, self._limit)
             else:
                 env = self.source[self.given.index(dict(parameters))]()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -189,8 +190,9 @@ class Simulators:
             self._vector.close()
             return
         if self._pending is None:
-            self._vector.close(timeout=_PATIENCE)
-            return
+            with suppress(*_DIED):  # A process may be gone already, as after Ctrl-C in a terminal.
+                self._vector.close(timeout=_PATIENCE)
+                return
         for process, pipe in zip(self._vector.processes, self._vector.parent_pipes, strict=True):
             process.kill()
             process.join()

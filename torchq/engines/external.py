@@ -65,7 +65,7 @@ class _Live:
         self.simulators: Simulators = _asked(lambda: env.open(listed, shape[0], shape[2]))
         count = int(np.prod(shape))
         self.seed, self.elapsed = np.full(count, -1), np.zeros(count, dtype=np.int64)
-        self.actions = np.zeros((count, env.episode_length), dtype=np.int16)
+        self.actions = np.zeros((count, env.episode_length), dtype=np.int32)
         self.observation = np.zeros((count, 1))
 
     def bring(self, state: EnvState) -> None:
@@ -234,9 +234,8 @@ class ExternalEngine:
 
     def close(self) -> None:
         """End all environments."""
-        for live in self._live.values():
-            live.simulators.close()
-        self._live.clear()
+        while self._live:
+            self._live.popitem()[1].simulators.close()
 
     @contextmanager
     def _opened(self, purpose: str, tasks: Any, state: EnvState) -> Iterator[_Live]:

@@ -89,6 +89,8 @@ def select(
 
 def _outside(asked: str, rollout: Rollout, batch: Batch, num_steps: int) -> Selection:
     """The engine of environments outside of PyTorch; what learns is compiled where a run is long enough."""
+    if not batch.whole:
+        raise UsageError("`protocol`: expected batched with `env=gym:ID`, whose tasks play together, got online")
     if asked not in ("auto", "external", "compile"):
         raise UsageError(f"`engine`: expected auto, external or compile with `env=gym:ID`, got {asked}")
     passed_over: dict[str, str] = {}

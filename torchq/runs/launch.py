@@ -140,7 +140,7 @@ def _in_full(given: Mapping[str, Any], resumed: Path | None) -> dict[str, Any]:
 def _family(config: Config) -> tuple[Config, Any]:
     """The family of a configuration, and the configuration with what the family found out about itself."""
     family = families.of(config)
-    if found := getattr(family, "resolved", None):
+    if families.is_made(config.env) and (found := getattr(family, "resolved", None)):
         config = config.replace(env_option={**config.env_option, **found})
     return config, family
 
