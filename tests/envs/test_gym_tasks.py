@@ -198,3 +198,39 @@ def test_the_optimum_of_a_table_is_that_of_a_simulated_optimal_policy():
     lake = gymnasium.make("FrozenLake-v1", is_slippery=False)
     assert transition_tables.optimal_return(lake, 6) == 1.0
     assert transition_tables.optimal_return(lake, 5) == 0.0  # The goal is six steps away.
+
+
+def reward_of(family, action=0, tasks=None):
+    simulators = family.open(tasks or family.sample_tasks()[:1], 1, 1)
+    simulators.reset(np.zeros(1, dtype=int), np.ones(1, dtype=bool))
+    simulators.start(np.array([[action]]), np.ones(1, dtype=bool))
+    return simulators.finish().reward.tolist()
+
+
+def test_weights_go_by_their_numbers_whatever_their_order():
+    for names in (("reward_weights__1", "reward_weights__0"), ("reward_weights__0", "reward_weights__1")):
+        task = {name: {"reward_weights__0": 10.0, "reward_weights__1": 0.0}[name] for name in names}
+        assert reward_of(GymTasks("gym_machines:TwoAims-v0", [task], workers=0)) == [10.0]
+    gap = GymTasks("gym_machines:TwoAims-v0", [{"reward_weights__0": 1.0, "reward_weights__2": 1.0}], workers=0)
+    with pytest.raises(ValueError, match=r"expected reward_weights.0, reward_weights.1 and so on"):
+        gap.open(gap.sample_tasks(), 1, 1)
+
+
+def test_parameters_reach_an_environment_with_all_their_digits():
+    family = GymTasks(MACHINE, [{"gain": 1 / 3}, {"gain": 1.0}], workers=0)
+    rounded = [family.task_type(gain=0.333333), family.task_type(gain=0.7)]
+    assert [family._nearest(vars(task)) for task in rounded] == [{"gain": 1 / 3}, {"gain": 0.7}]
+    listed = GymTasks([Machine, Machine], [{"gain": 1 / 3}, {"gain": 1.0}], episode_length=20, workers=0)
+    assert listed.episode_length == 20
+    simulators = listed.open([listed.task_type(gain=0.333333)], 1, 1)
+    assert simulators.reset(np.zeros(1, dtype=int), np.ones(1, dtype=bool)).shape == (1, 3)
+
+
+def test_a_process_that_is_gone_does_not_keep_the_others_from_closing():
+    _, simulators = open_machines(2)
+    simulators.reset(np.arange(12), np.ones(12, dtype=bool))
+    processes = simulators._vector.processes
+    processes[0].kill()
+    processes[0].join()
+    simulators.close()
+    assert not any(process.is_alive() for process in processes)

@@ -112,3 +112,13 @@ def test_a_table_of_transitions_gives_the_optimum_beside_the_curve(tmp_path):
     flags = ("--algo", "stlrq", "--env", "gym:FrozenLake-v1", "--vary", "is_slippery=0,1", "--env-option", "workers=0")
     assert command_line(*flags, *SHORT, "--episodes", 2, "--out", tmp_path / "run")[0] == 0
     assert torchq.load(tmp_path / "run").summary["optimal_return"] == [1.0, pytest.approx(0.7442, abs=1e-4)]
+
+
+def test_a_family_given_as_an_object_loads_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "import envs, gym_machines\nmachines = envs.GymTasks([gym_machines.Machine], episode_length=20, workers=0)\n"
+    (tmp_path / "plant.py").write_text(text)
+    flags = ("--algo", "stlrq", "--env", "plant:machines", *SHORT, "--episodes", 2, "--out", "run")
+    assert command_line(*flags)[0] == 0
+    assert torchq.load("run").evaluate(1).shape == (2, 1)
+    assert command_line("--resume", "--out", "run", "--episodes", 4)[0] == 0
