@@ -88,6 +88,10 @@ class GymTasks:
             raise ValueError(f"tasks: expected one for each of {len(source)} environments, got {len(self.given)}")
         self.task_type = dataclasses.make_dataclass("GymTask", [(name, float) for name in self.given[0]], frozen=True)
         self.name = source if isinstance(source, str) else "gym-tasks"
+        if workers is not None and (not isinstance(workers, int) or workers < 0):
+            raise ValueError(f"workers: expected a whole number of at least 0, got {workers!r}")
+        if episode_length is not None and (not isinstance(episode_length, int) or episode_length < 1):
+            raise ValueError(f"episode_length: expected a whole number of at least 1, got {episode_length!r}")
         self.workers = (os.cpu_count() or 1) if workers is None else workers
         self.notes: list[str] = []
         self._limit = episode_length

@@ -171,12 +171,12 @@ class SingleTaskEnv(gymnasium.Env[np.ndarray, Any]):
         return torch.from_numpy(self.np_random.random((1, 1, 1, count)))
 
     def _observation(self) -> np.ndarray:
-        observation = self.batched_env.observe(self._state).reshape(-1).numpy()
-        if self.context:
-            observation = np.concatenate([observation, dataclasses.astuple(self.task)])
         box = self.observation_space
         assert isinstance(box, gymnasium.spaces.Box)
-        return np.clip(observation.astype(np.float32), box.low, box.high)
+        observation = self.batched_env.observe(self._state).reshape(-1).numpy().astype(np.float32)
+        seen = np.clip(observation, box.low[: len(observation)], box.high[: len(observation)])
+        context = dataclasses.astuple(self.task) if self.context else ()
+        return np.concatenate([seen, np.array(context, dtype=np.float32)])
 
 
 def make(

@@ -126,5 +126,6 @@ class Actions:
         shaped = numbers.reshape(space.shape)
         if isinstance(space, spaces.Box):
             share = shaped / (np.array(self.sizes).reshape(space.shape) - 1)
-            return (space.low + (space.high - space.low) * share).astype(space.dtype)
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            return np.clip((low + (high - low) * share).astype(space.dtype), space.low, space.high)
         return (shaped + getattr(space, "start", 0)).astype(space.dtype)
