@@ -91,8 +91,9 @@ def sum_by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
 def clear(base, like, ROWS: tl.constexpr, MODEL: tl.constexpr):
     # A block's sums of the shared modes, from zero.
     RANK: tl.constexpr = MODEL.RANK
-    k = tl.arange(0, MODEL.RANK_P)
-    zeros = tl.zeros([MODEL.RANK_P], like.dtype.element_ty)
+    RANK_P: tl.constexpr = MODEL.RANK_P
+    k = tl.arange(0, RANK_P)
+    zeros = tl.zeros([RANK_P], like.dtype.element_ty)
     for row in range(ROWS):
         tl.store(base + row * RANK + k, zeros, mask=k < RANK)
     tl.debug_barrier()
