@@ -26,6 +26,7 @@ from torch import Tensor
 
 from torchq import families
 from torchq.engines import graph, torch_settings
+from torchq.engines.compiled import program
 from torchq.engines.contract import Batch, Rates, RunState
 from torchq.engines.cpu.engine import CppEngine, num_threads
 from torchq.engines.eager import Stepwise
@@ -117,7 +118,7 @@ def trainer(rollout: Rollout, name: str, stage: str) -> Callable[..., RunState]:
     stepwise = engine.inner if isinstance(engine, GraphEngine) else engine
     assert isinstance(stepwise, Stepwise)
     function = partial(environment, rollout) if stage == STAGES[0] else partial(act, rollout)
-    stepwise.step = function if name == "eager" else torch.compile(function, dynamic=False, fullgraph=True)
+    stepwise.step = function if name == "eager" else program(function)
     return engine.train
 
 

@@ -53,6 +53,14 @@ def select(tree: Any, index: int) -> Any:
     return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)
 
 
+def rebuilt(tree: Any) -> Any:
+    """The same nested (named) tuples, made anew around what they hold."""
+    if not isinstance(tree, tuple):
+        return tree
+    children = [rebuilt(child) for child in tree]
+    return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)
+
+
 def all_finite(tensors: dict[str, Tensor]) -> Tensor:
     """Whether every floating-point tensor is finite; a boolean of shape ()."""
     finite = [torch.isfinite(tensor).all() for tensor in tensors.values() if tensor.is_floating_point()]

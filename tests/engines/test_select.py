@@ -1,4 +1,4 @@
-"""Engines are chosen by what works, and tried for one step before they are trusted."""
+"""Engines are chosen by what works, and tried for two steps before they are trusted."""
 
 import pytest
 import torch
@@ -74,10 +74,21 @@ def test_an_engine_that_computes_something_else_is_passed_over(change, name, pre
     replaced(monkeypatch, change)
     run = experiment(**LONG, preset=preset, engine="auto")
     assert run.config.engine == "eager"
-    why = f"its first step differs from that of eager mode in {name}"
+    why = f"its first steps differ from those of eager mode in {name}"
     assert run.notes == (f"engine fused passed over: {why}", "engine compile passed over: not in this test")
     with pytest.raises(UsageError, match=rf"^engine: fused does not work here \({why}\); use auto$"):
         experiment(**LONG, preset=preset, engine="fused")
+
+
+def test_an_engine_that_is_never_greedy_is_passed_over():
+    run = experiment(**LONG)
+
+    class Restless(Stepwise):
+        def train(self, batch, state, rates, first_step):
+            return super().train(batch, state, rates._replace(epsilon=torch.ones_like(rates.epsilon)), first_step)
+
+    found = select.disagreement(Restless(run.rollout), run.rollout, run.rollout.batch(), run.initial_state)
+    assert found is not None
 
 
 def test_an_engine_that_fails_is_passed_over(monkeypatch):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,16 @@ from torchq.engines.contract import UnavailableError
 from torchq.engines.eager import Stepwise
 from torchq.engines.external import ExternalEngine
 from torchq.engines.rollout import Rollout
+from torchq.tree import rebuilt
 
-_COMPILE = partial(torch.compile, dynamic=False, fullgraph=True)
+
+def program(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as one compiled program."""
+
+    def call(*given: Any) -> Any:
+        return rebuilt(function(*given))  # torch 2.11 returns what `_replace` made without its fields.
+
+    return torch.compile(call, dynamic=False, fullgraph=True)
 
 
 def compiled(rollout: Rollout) -> Stepwise:
@@ -23,7 +32,7 @@ def compiled(rollout: Rollout) -> Stepwise:
             headers, or Triton.
     """
     _try(rollout)
-    return Stepwise(rollout, "compile", _COMPILE)
+    return Stepwise(rollout, "compile", program)
 
 
 def compiled_outside(rollout: Rollout) -> ExternalEngine:
@@ -33,7 +42,7 @@ def compiled_outside(rollout: Rollout) -> ExternalEngine:
         UnavailableError: as above.
     """
     _try(rollout)
-    return ExternalEngine(rollout, "compile", _COMPILE)
+    return ExternalEngine(rollout, "compile", program)
 
 
 def _try(rollout: Rollout) -> None:

@@ -1,4 +1,4 @@
-"""The engine of a run: the one asked for, or the fastest that works, tried for one step before it is trusted."""
+"""The engine of a run: the one asked for, or the fastest that works, tried for two steps before it is trusted."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _eager_seconds(rollout: Rollout, batch: Batch, num_steps: int) -> float:
 
 
 def _trusted(name: str, rollout: Rollout, batch: Batch, state: RunState) -> Engine:
-    """An engine that takes the first step as eager mode does, where that is small enough to be tried.
+    """An engine that takes the first steps as eager mode does, where that is small enough to be tried.
 
     Raises:
         UnavailableError: if it does not.
@@ -138,15 +138,16 @@ def _trusted(name: str, rollout: Rollout, batch: Batch, state: RunState) -> Engi
 
 @torch.no_grad()
 def disagreement(engine: Engine, rollout: Rollout, batch: Batch, state: RunState) -> str | None:
-    """How an engine's first step differs from that of eager mode, in one line; None if it does not.
+    """How an engine's first steps differ from those of eager mode, in one line; None if they do not.
 
-    What counts is how much a step *changes*, tensor by tensor, at a rate that moves every factor: an engine that does
-    nothing is off by all of it.
+    The first is greedy, the second explores: programs of torch 2.11 took no greedy action right on a CPU. What counts
+    is how much they *change*, tensor by tensor, at a rate that moves every factor: an engine that does nothing is off
+    by all of it.
     """
     nothing = Statistics.zeros(len(rollout.seeds), len(batch.task_index), rollout.device, rollout.dtype)
     before = state._replace(statistics=nothing, replay=())
-    one = torch.ones(1, device=rollout.device, dtype=rollout.dtype)
-    rates = Rates(one, _TRIAL_RATE * one)
+    epsilon = torch.tensor([0.0, 1.0], device=rollout.device, dtype=rollout.dtype)
+    rates = Rates(epsilon, torch.full_like(epsilon, _TRIAL_RATE))
     expected, found = (
         flatten(tried.train(batch, before._replace(replay=rollout.empty_memory(rollout.num_envs)), rates, 0))
         for tried in (Stepwise(rollout), engine)
@@ -159,5 +160,5 @@ def disagreement(engine: Engine, rollout: Rollout, batch: Batch, state: RunState
         change = torch.linalg.vector_norm(torch.where(same & ~theirs.isfinite(), 0.0, theirs - start.double()))
         resolution = torch.finfo(rollout.dtype).eps * torch.linalg.vector_norm(start.double().nan_to_num())
         if not error <= _TOLERANCE * change + 8 * resolution:
-            return f"its first step differs from that of eager mode in {name}"
+            return f"its first steps differ from those of eager mode in {name}"
     return None
