@@ -1,11 +1,11 @@
-"""All that a machine with a GPU must answer, in one call of at most nine minutes.
+"""All that a machine with a GPU must answer, in one call of at most nine minutes, or as many seconds as are given.
 
-    python benchmarks/gpu.py [--only NAME,NAME] [--out NAME]
+    python benchmarks/gpu.py [--only NAME,NAME] [--seconds 530] [--out NAME]
     python benchmarks/gpu.py --dry-run --out FOLDER/NAME    # the same on a CPU, at sizes that take seconds
 
 Every section runs in a process of its own with a time of its own, so that one that fails or hangs costs only itself;
-what it had measured by then is kept. Writes one page and one JSON file, with device and commit, to
-benchmarks/results/gpu-DEVICE.{md,json}.
+what it had measured by then is kept. Those that measure no time run side by side, first. Writes one page and one JSON
+file, with device and commit, to benchmarks/results/gpu-DEVICE.{md,json}.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpu_questions import (
+    AGREEMENT,
     ROOT,
     Plan,
     Row,
@@ -33,6 +35,7 @@ from gpu_questions import (
     figures,
     last_line,
     machine,
+    profile,
     rates,
     replay,
     tests,
@@ -40,7 +43,10 @@ from gpu_questions import (
 
 TOTAL_SECONDS = 530.0
 
-SLOW = ("agreement-graph", "rates-graph", "rates-eager", "deterministic", "agreement-compile", "rates-compile")
+SLOW = (
+    *(f"agreement-{case}" for case in AGREEMENT if case != "pendulum"), "rates-graph", "rates-eager", "deterministic",
+    "rates-compile", "profile",
+)  # fmt: skip
 """What a dry run leaves out: it needs a GPU, takes long, or is another question's function with another engine."""
 
 
@@ -50,34 +56,35 @@ class Section(NamedTuple):
     answer: Callable[[Plan], Iterator[Row]]
     seconds: float
     """At most."""
-    engine: str = ""
+    about: str = ""
+    """An engine or a case."""
+    alone: bool = True
+    """Whether it measures times."""
 
 
 SECTIONS = {
+    "tests": Section(tests, 150.0, alone=False),
+    **{f"agreement-{case}": Section(agreement, 150.0, case, alone=False) for case in AGREEMENT},
     "machine": Section(machine, 30.0),
-    "tests": Section(tests, 150.0),
-    "agreement-eager": Section(agreement, 60.0, "eager"),
-    "agreement-fused": Section(agreement, 50.0, "fused"),
+    "rates-fused": Section(rates, 60.0, "fused"),
+    "profile": Section(profile, 40.0),
     "command": Section(command, 50.0),
     "figures": Section(figures, 90.0),
-    "rates-fused": Section(rates, 80.0, "fused"),
     "replay-fused": Section(replay, 40.0, "fused"),
-    "agreement-graph": Section(agreement, 60.0, "graph"),
-    "rates-graph": Section(rates, 40.0, "graph"),
+    "rates-graph": Section(rates, 60.0, "graph"),
     "rates-eager": Section(rates, 20.0, "eager"),
     "deterministic": Section(deterministic, 30.0),
-    "agreement-compile": Section(agreement, 60.0, "compile"),
-    "rates-compile": Section(rates, 40.0, "compile"),
+    "rates-compile": Section(rates, 60.0, "compile"),
 }
 """What is missed most comes first; the last take what time is left."""
 
 
-def run_section(name: str, seconds: float, scratch: Path, *, dry: bool) -> dict[str, Any]:
+def run_section(name: str, seconds: float, *, dry: bool) -> dict[str, Any]:
     """Rows of a section from a process of its own, and how it ended."""
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.jsonl"
-        given = [sys.executable, __file__, "--section", name, "--rows", str(path), "--scratch", str(scratch)]
+        given = [sys.executable, __file__, "--section", name, "--rows", str(path)]
         given += ["--dry-run"] if dry else []
         process = subprocess.Popen(given, stderr=subprocess.PIPE, text=True, start_new_session=True)
         try:
@@ -88,7 +95,22 @@ def run_section(name: str, seconds: float, scratch: Path, *, dry: bool) -> dict[
             process.communicate()
             status = f"stopped after {seconds:.0f} s"
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return {"status": status, "seconds": time.perf_counter() - begun, "rows": rows}
+    done = {"status": status, "seconds": time.perf_counter() - begun, "rows": rows}
+    print(f"{name}: {done['status']}, {done['seconds']:.0f} s", flush=True)
+    return done
+
+
+def answers(wanted: list[str], until: float, *, dry: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Sections as they end: those that measure no time side by side, but in a dry run, then one after the other."""
+
+    def at_most(name: str) -> float:
+        return max(1.0, min(SECTIONS[name].seconds, until - time.perf_counter()))
+
+    together = [name for name in wanted if not SECTIONS[name].alone]
+    with ThreadPoolExecutor(1 if dry else max(1, len(together))) as pool:
+        running = {pool.submit(run_section, name, at_most(name), dry=dry): name for name in together}
+        yield from ((running[done], done.result()) for done in as_completed(running))
+    yield from ((name, run_section(name, at_most(name), dry=dry)) for name in wanted if name not in together)
 
 
 def write_rows(name: str, path: Path, plan: Plan) -> None:
@@ -133,15 +155,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, at sizes that take seconds")
     parser.add_argument("--only", help="sections, separated by commas")
+    parser.add_argument("--seconds", type=float, default=TOTAL_SECONDS, help="in all; default: %(default)s")
     parser.add_argument("--out", type=Path, help="where to write, without a suffix; default: benchmarks/results/gpu-…")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     device = "cpu" if chosen.dry_run else "cuda"
     if chosen.section:
-        plan = Plan(device, chosen.dry_run, chosen.scratch, SECTIONS[chosen.section].engine)
-        write_rows(chosen.section, chosen.rows, plan)
+        write_rows(chosen.section, chosen.rows, Plan(device, chosen.dry_run, SECTIONS[chosen.section].about))
         return 0
     import torch
 
@@ -158,14 +179,9 @@ def main() -> int:
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     out = chosen.out or Path(__file__).parent / "results" / f"gpu-{slug}"
     found: dict[str, Any] = {"device": name, "versions": versions(), "commit": git_commit(), "sections": {}}
-    with tempfile.TemporaryDirectory() as scratch:
-        for section in wanted:
-            left = TOTAL_SECONDS - (time.perf_counter() - begun)
-            at_most = max(1.0, min(SECTIONS[section].seconds, left))
-            done = run_section(section, at_most, Path(scratch), dry=chosen.dry_run)
-            print(f"{section}: {done['status']}, {done['seconds']:.0f} s", flush=True)
-            found["sections"][section] = done
-            write(out, {**found, "seconds": time.perf_counter() - begun})  # Whatever becomes of the rest.
+    for section, done in answers(wanted, begun + chosen.seconds, dry=chosen.dry_run):
+        found["sections"][section] = done
+        write(out, {**found, "seconds": time.perf_counter() - begun})  # Whatever becomes of the rest.
     print(out.with_suffix(".md").read_text())
     return int(any(done["status"] != "done" for done in found["sections"].values()))
 

@@ -23,10 +23,8 @@ class Plan(NamedTuple):
 
     device: str
     dry: bool
-    scratch: Path
-    """A folder that all sections share."""
-    engine: str = ""
-    """Which one to look at, where the section is about one."""
+    about: str = ""
+    """The engine, or the case, that the section is about, if any."""
 
     @property
     def limits(self) -> tuple[int, ...]:
@@ -44,47 +42,61 @@ def machine(plan: Plan) -> Iterator[Row]:
 
 
 def tests(plan: Plan) -> Iterator[Row]:
-    """The tests that need a GPU, file by file; in a dry run they are only collected."""
+    """The tests that need a GPU, file by file and side by side; in a dry run they are only collected."""
     names = sorted(path.stem for path in (ROOT / "tests" / "engines").glob("test_*.py"))
     files = [name for name in names if "mark.gpu" in (ROOT / "tests" / "engines" / f"{name}.py").read_text()]
-    for group in [files] if plan.dry else [[name] for name in files]:
-        command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider"]
-        more = ["--collect-only"] if plan.dry else []
-        paths = [f"tests/engines/{name}.py" for name in group]
-        done = subprocess.run([*command, *more, *paths], cwd=ROOT, capture_output=True, text=True)
-        lines = [line for line in done.stdout.splitlines() if line.strip()] or [last_line(done.stderr.strip())]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider"]
+    command += ["--collect-only"] if plan.dry else []
+    groups = [files] if plan.dry else [[name] for name in files]
+    running = [
+        subprocess.Popen([*command, *(f"tests/engines/{name}.py" for name in group)], cwd=ROOT, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for group in groups
+    ]  # fmt: skip
+    for group, process in zip(groups, running, strict=True):
+        lines = [line for line in process.communicate()[0].splitlines() if line.strip()] or ["nothing was printed"]
         kinds = {kind: "; ".join(line for line in lines if line.startswith(start))
-                 for kind, start in (("failed", ("FAILED", "ERROR")), ("skipped", "SKIPPED"))}  # fmt: skip
-        yield {"files": ", ".join(group), "exit code": done.returncode, "end": lines[-1], **kinds}
+                 for kind, start in (("failed", ("FAILED", "ERROR", "E  ")), ("skipped", "SKIPPED"))}  # fmt: skip
+        yield {"files": ", ".join(group), "exit code": process.returncode, "end": lines[-1], **kinds}
+
+
+AGREEMENT = {
+    "pendulum": ("pendulum", "default", 20),
+    "wireless": ("wireless", "default", 20),
+    "paper": ("pendulum", "paper", 4),
+    "cartpole": ("cartpole", "default", 4),
+    "storage": ("storage", "default", 2),
+}
+"""Environment, preset and rounds of short runs."""
 
 
 def agreement(plan: Plan) -> Iterator[Row]:
     """Short runs against those of eager mode: how far factors are apart after one round and at the end, and returns."""
-    import torch
-
-    cases = (("pendulum", "default", 20), ("wireless", "default", 20), ("pendulum", "paper", 4))
-    for env, preset, rounds in (("pendulum", "default", 2),) if plan.dry else cases:
-        row: Row = {"env": env, "preset": preset, "engine": plan.engine, "rounds": rounds}
+    env, preset, rounds = ("pendulum", "default", 2) if plan.dry else AGREEMENT[plan.about]
+    reference: Any = None
+    for engine in ("eager", "fused") if plan.dry else ("eager", "fused", "graph", "compile"):
+        row: Row = {"env": env, "preset": preset, "engine": engine, "rounds": rounds}
         begun = time.perf_counter()
-        one, many, returns = _short_run(plan, env, preset, rounds)
-        seconds, path = time.perf_counter() - begun, plan.scratch / f"{env}-{preset}.pt"
-        if plan.engine == "eager":
-            torch.save((one, many), path)
-        reference = torch.load(path) if path.exists() else None
-        for name, factors, number in (("apart after 1 round", one, 0), ("at the end", many, 1)):
-            row[name] = _apart(factors, reference[number]) if reference else "no run in eager mode"
+        try:
+            *found, returns = _short_run(plan, env, preset, engine, rounds)
+        except Exception as error:  # Of one engine; the others go on.
+            yield row | {"note": first_line(error)}
+            continue
+        reference = reference or found
+        for name, ours, theirs in zip(("apart after 1 round", "at the end"), found, reference, strict=True):
+            row[name] = _apart(ours, theirs)
         row["return, tasks 0/1/2/3"] = " / ".join(f"{value:.1f}" for value in returns)
-        yield row | {"seconds": seconds}
+        yield row | {"seconds": time.perf_counter() - begun}
 
 
-def _short_run(plan: Plan, env: str, preset: str, rounds: int) -> tuple[list[Any], list[Any], list[float]]:
+def _short_run(plan: Plan, env: str, preset: str, engine: str, rounds: int) -> tuple[list[Any], list[Any], list[float]]:
     """Factors after the first round and at the end of a run, and its final greedy returns."""
     from torchq import families
     from torchq.presets import resolve
     from torchq.runs.experiment import prepare
 
-    given = {"num_seeds": 2 if plan.dry else 8, "episodes": rounds, "eval_every": 1, "dtype": "float64"}
-    config = resolve("stlrq", env, preset, {**given, "engine": plan.engine, "device": plan.device})
+    given = {"num_seeds": 2 if plan.dry else 8, "episodes": rounds, "eval_every": 1, "dtype": "float64", "num_tasks": 4}
+    config = resolve("stlrq", env, preset, {**given, "engine": engine, "device": plan.device, "optimal": False})
     run = prepare(config, families.make(env))
     state, _ = run.play_block(run.initial_state, 0, 1)
     one = [factor.double().cpu() for factor in state.learner.factors]
@@ -99,6 +111,35 @@ def _apart(factors: list[Any], reference: list[Any]) -> str:
     return f"{max(float(value) for value in found):.1e}"
 
 
+def profile(plan: Plan) -> Iterator[Row]:
+    """Where the time of the fused engine's steps goes: the kernels that take most of it."""
+    import throughput
+    import torch
+
+    for env, envs, options in (
+        ("pendulum", 1 << 20, throughput.PLAIN), ("pendulum", 4, {"num_seeds": 8}),
+        ("wireless", 4096, {"replay_batch": 1024, "replay_ratio": 1}),
+    ):  # fmt: skip
+        run = throughput.prepare(
+            throughput.resolve("stlrq", env, "default", {
+                "num_seeds": 1, "engine": "fused", "device": plan.device, "num_envs": envs // 4, **options}),
+            throughput.families.make(env),
+        )  # fmt: skip
+        play = throughput.stepper(run, "fused", throughput.STAGES[2])
+        play(50)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            begun = time.perf_counter()
+            play(50)
+            seconds = time.perf_counter() - begun
+        kernels = sorted(profiler.key_averages(), key=lambda event: -event.self_device_time_total)
+        busy = sum(event.self_device_time_total for event in kernels)
+        for event in kernels[:6]:
+            yield {"env": env, "environments": envs, "replay": options.get("replay_ratio", "default"),
+                   "us a step": 1e6 * seconds / 50, "kernel": event.key[:40], "launches": event.count,
+                   "us each": event.self_device_time_total / event.count,
+                   "share of busy": f"{event.self_device_time_total / busy:.0%}"}  # fmt: skip
+
+
 def rates(plan: Plan) -> Iterator[Row]:
     """Transitions per second by engine, rank, environments and tasks; the limit is that of copying and arithmetic."""
     import throughput
@@ -107,14 +148,14 @@ def rates(plan: Plan) -> Iterator[Row]:
     update, sizes = throughput.STAGES[2], (64,) if plan.dry else (1 << 12, 1 << 16, 1 << 20)
     kinds = (("pendulum", 8),) if plan.dry else (("pendulum", 8), ("pendulum", 30), ("wireless", 8))
     cases = [(env, rank, size, 4) for env, rank in kinds for size in sizes]
-    if plan.engine == "fused":
+    if plan.about == "fused":
         cases += [("pendulum", 8, sizes[-1], count) for count in ((16,) if plan.dry else (1024, 65536))]
-    if plan.engine in ("graph", "compile"):  # Each takes half a minute to compile.
+    if plan.about in ("graph", "compile"):  # Each takes half a minute to compile.
         cases = [("pendulum", 8, size, 4) for size in (sizes[-1], sizes[0])]
     for env, rank, size, count in cases:
-        row: Row = {"env": env, "engine": plan.engine, "rank": rank, "environments": size, "tasks": count}
+        row: Row = {"env": env, "engine": plan.about, "rank": rank, "environments": size, "tasks": count}
         try:
-            cell = throughput.measure(env, plan.engine, update, rank, size, count, plan.device)
+            cell = throughput.measure(env, plan.about, update, rank, size, count, plan.device)
         except Exception as error:  # Of one cell; the others go on.
             yield row | {"million/s": None, "of the limit": None, "note": first_line(error)}
             continue
@@ -132,10 +173,8 @@ def replay(plan: Plan) -> Iterator[Row]:
 
     for env in ("pendulum",) if plan.dry else ("pendulum", "wireless"):
         for shape in throughput.REPLAY_SHAPES[:1] if plan.dry else throughput.REPLAY_SHAPES:
-            without, again = throughput.measure_replay(
-                env, plan.engine, shape, plan.device, 8_000 if plan.dry else None
-            )
-            yield {"env": env, "engine": plan.engine, "environments": without.batch, "learnt from": again.stage,
+            without, again = throughput.measure_replay(env, plan.about, shape, plan.device, 8_000 if plan.dry else None)
+            yield {"env": env, "engine": plan.about, "environments": without.batch, "learnt from": again.stage,
                    "without, million/s": without.median / 1e6, "with, million/s": again.median / 1e6}  # fmt: skip
 
 

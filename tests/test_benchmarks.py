@@ -30,8 +30,8 @@ def test_every_question_to_a_gpu_is_answered_in_a_dry_run(tmp_path):
     assert found["sections"].keys() == gpu.SECTIONS.keys() - set(gpu.SLOW)
     rows = {name: section["rows"] for name, section in found["sections"].items()}
     assert all(section["status"] == "done" for section in found["sections"].values())
-    assert len(rows["agreement-fused"]) == 1
-    assert all(0 < float(row["apart after 1 round"]) < 1e-9 for row in rows["agreement-fused"])
+    assert [row["engine"] for row in rows["agreement-pendulum"]] == ["eager", "fused"]
+    assert 0 < float(rows["agreement-pendulum"][1]["apart after 1 round"]) < 1e-9
     assert all(row["million/s"] > 0 for row in rows["rates-fused"])
     assert all(row["whole figure, s"] > 0 for row in rows["figures"])
     assert all(row["with, million/s"] > 0 for row in rows["replay-fused"])
@@ -48,7 +48,7 @@ def test_a_section_that_fails_or_hangs_costs_only_itself(monkeypatch, tmp_path):
                         ("time.sleep(60)", "stopped after 2 s")):  # fmt: skip
         (tmp_path / "section.py").write_text(script.format(path=[], rows=rows, end=end))
         monkeypatch.setattr(gpu, "__file__", str(tmp_path / "section.py"))
-        found = gpu.run_section("rates-fused", 2.0, tmp_path, dry=False)
+        found = gpu.run_section("rates-fused", 2.0, dry=False)
         assert found["status"] == status
         assert found["rows"] == [{"a": 1}]
         assert found["seconds"] < 10

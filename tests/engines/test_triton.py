@@ -8,7 +8,7 @@ import pytest
 import torch
 from problems import PLAIN, ROOT, experiment, library, play
 
-from torchq.engines.contract import UnavailableError
+from torchq.engines.contract import Rates, UnavailableError
 from torchq.engines.gpu.engine import triton_engine
 from torchq.tree import flatten
 
@@ -126,6 +126,27 @@ def test_triton_programs_equal_eager_steps_on_the_gpu(algo, env, preset):
     states = [play(experiment(algo, env, preset, **options, engine=name), 2) for name in ("eager", "fused")]
     for theirs, ours in zip(flatten(states[0]).values(), flatten(states[1]).values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "more", [{}, {"replay_batch": 100, "target_rate": 0.1, "optimizer": "adam"}], ids=["plain", "replay"]
+)
+@pytest.mark.parametrize("env", ["cartpole", "mountain-car", "acrobot", "storage", "gridworld"])
+def test_every_family_trains_as_in_eager_mode_on_the_gpu(env, more):
+    """Short enough that rounding does not grow into other actions."""
+    options = {"num_seeds": 2, "num_tasks": 3, "episodes": 2, "device": "cuda", "dtype": "float64", **more}
+    runs = [experiment("stlrq", env, **options, engine=name) for name in ("eager", "fused")]
+    states = [run.engine.train(run.rollout.batch(), run.initial_state, rates(20), 0) for run in runs]
+    for theirs, ours in zip(flatten(states[0]).values(), flatten(states[1]).values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    returns = [run.evaluate(run.rollout.learner.policy(states[0].learner), 1) for run in runs]
+    torch.testing.assert_close(returns[1], returns[0], rtol=1e-6, atol=1e-6)
+
+
+def rates(steps):
+    """Of so many steps on the GPU."""
+    return Rates(*(torch.full((steps,), value, device="cuda", dtype=torch.float64) for value in (0.5, 1e-3)))
 
 
 COMPILE = """
