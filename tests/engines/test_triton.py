@@ -128,10 +128,11 @@ def test_triton_programs_equal_eager_steps_on_the_gpu(algo, env, preset):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+REPLAY = {"replay_batch": 100, "replay_ratio": 2, "target_rate": 0.1, "optimizer": "adam"}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "more", [{}, {"replay_batch": 100, "target_rate": 0.1, "optimizer": "adam"}], ids=["plain", "replay"]
-)
+@pytest.mark.parametrize("more", [{}, REPLAY], ids=["preset", "replay"])
 @pytest.mark.parametrize("env", ["cartpole", "mountain-car", "acrobot", "storage", "gridworld"])
 def test_every_family_trains_as_in_eager_mode_on_the_gpu(env, more):
     """Short enough that rounding does not grow into other actions."""
