@@ -25,7 +25,9 @@ from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.optim import Moments
 
-_BLOCKS, _TILE = 1024, 64
+_BLOCKS, _GRADIENTS = 1024, 4096
+_FEWEST = 16
+"""Lanes that a product of matrices takes."""
 
 
 class _Layout(NamedTuple):
@@ -83,6 +85,7 @@ def _layout(rollout: Rollout, learner: LowRankQ, per_task: int) -> _Layout:
     lanes = min(most, power_of_two(per_task))
     pieces = -(-per_task // lanes)
     tasks = 1 if pieces > 1 else min(most // lanes, power_of_two(num_tasks))
+    lanes = max(lanes, _FEWEST // tasks)
     chunks = -(-num_tasks // tasks) * pieces
     return _Layout(len(rollout.seeds) * learner.groups, lanes, pieces, tasks, chunks, min(chunks, _BLOCKS))
 
@@ -243,25 +246,25 @@ class BatchedEngine:
 
     def _descend(
         self, changed: _Changed, sums: _Sums, rates: Rates, num_updates: Tensor, step_index: int, update: int
-    ) -> None:
+    ) -> None:  # fmt: skip
         """The optimiser's step on every factor, from the sums that `play` or `learn` left, and the target's."""
         from torchq.engines.gpu import batched_kernels
 
-        rollout, learner, first_row = self.kernels.rollout, self.kernels.learner, 0
+        rollout, learner, sizes = self.kernels.rollout, self.kernels.learner, kernel_sizes(self.kernels.learner)
         plan = self._learning if rollout.replay else self._acting
-        for mode, size in enumerate(kernel_sizes(learner)):
-            tasked = learner.has_task_mode and mode == 0
-            if (tasked and learner.task_sizes) or (learner.only_tasks and not tasked):
-                continue
-            buffer, parts = (sums.by_task, plan.pieces) if tasked else (sums.shared, plan.blocks)
-            batched_kernels.descend[(plan.programs * size,)](
-                changed.factors[mode], changed.first[mode], changed.second[mode],
-                changed.target[mode] if changed.target else changed.factors[mode], buffer, rates.learning_rate,
-                num_updates, step_index, first_row, size, parts, buffer.shape[-2], BY_TASK=tasked,
-                TILE=min(_TILE, power_of_two(parts)), UPDATE=update, UPDATES=rollout.updates_per_step,
-                **self.kernels.rank,
-            )  # fmt: skip
-            first_row += 0 if tasked else size
+        tasked = [learner.has_task_mode and mode == 0 for mode in range(len(sizes))]
+        moves = tuple(not learner.task_sizes if first else not learner.only_tasks for first in tasked)
+        rows = sum(size for size, moved in zip(sizes, moves, strict=True) if moved)
+        if not rows:
+            return
+        most = _GRADIENTS // power_of_two(learner.rank)
+        batched_kernels.descend[(plan.programs * rows,)](
+            tuple(changed.factors), tuple(changed.first), tuple(changed.second),
+            tuple(changed.target or changed.factors), tuple(sums), rates.learning_rate, num_updates, step_index,
+            (plan.blocks, self._shared_rows, plan.pieces, plan.chunks * plan.tasks), MODEL=self.kernels.model,
+            MOVES=moves, ROWS=rows, TILES=tuple(min(most, power_of_two(n)) for n in (plan.pieces, plan.blocks)),
+            UPDATE=update, UPDATES=rollout.updates_per_step, **STRICT,
+        )  # fmt: skip
 
     def greedy_returns(self, learner: LearnerState, env: EnvState, first_step: int) -> Tensor:
         """Returns of greedy episodes in one launch, as in `Engine`."""

@@ -15,10 +15,7 @@ from torchq.engines.gpu.common_kernels import (
     REPLAYING,
     TESTING,
     TRAINING,
-    adam,
-    adamax,
     choose,
-    corrected,
     load,
     load_parameters,
     places_of,
@@ -29,12 +26,13 @@ from torchq.engines.gpu.common_kernels import (
 )
 from torchq.engines.gpu.lane_kernels import (
     add_gradients,
-    clear,
+    descend_row,
     offsets,
     policy_action,
     recalled,
     remember,
     sum_by_task,
+    sum_of,
 )
 
 
@@ -68,8 +66,6 @@ def play(
     lane, task_lane = tl.arange(0, TASKS * ENVS), tl.arange(0, TASKS)
     offset = offsets(program, MODEL)
     base = shared + (program * num_blocks + block) * SHARED_ROWS * RANK
-    if LEARN:
-        clear(base, factors[0], SHARED_ROWS, MODEL)
     for chunk in range(block, num_chunks, num_blocks):
         task = (chunk // num_pieces) * TASKS + lane // ENVS
         env = (chunk % num_pieces) * ENVS + lane % ENVS
@@ -107,7 +103,7 @@ def play(
             weight = tl.load(task_weights + position)
             error = add_gradients(
                 factors, target, offset, here, landed, action, reward, discount, name, weight, inside, base, by_task,
-                place, MODEL, TASKS, ENVS,
+                place, chunk - block, MODEL, TASKS, ENVS,
             )  # fmt: skip
             tl.store(seen + 2, tl.load(seen + 2) + sum_by_task(tl.abs(error), TASKS, ENVS))
             tl.store(seen + 3, tl.load(seen + 3) + sum_by_task(error * error, TASKS, ENVS))
@@ -138,7 +134,6 @@ def learn(
     lane, task_lane = tl.arange(0, TASKS * LANES), tl.arange(0, TASKS)
     offset = offsets(program, MODEL)
     base = shared + (program * num_blocks + block) * SHARED_ROWS * RANK
-    clear(base, factors[0], SHARED_ROWS, MODEL)
     count = (now.to(tl.int64) + 1) * num_envs
     recent = tl.ceil(count.to(tl.float64) * RECENT).to(tl.int64)
     available = tl.minimum(tl.minimum(count, capacity), tl.maximum(recent, 1000))
@@ -159,8 +154,8 @@ def learn(
         place = program * num_chunks * TASKS + chunk * TASKS + task_lane
         error = add_gradients(
             factors, target, offset, recalled(record, inside, 0, MODEL), recalled(record, inside, STATES, MODEL),
-            action, reward, discount, name, tl.load(task_weights + position), inside, base, by_task, place, MODEL,
-            TASKS, LANES,
+            action, reward, discount, name, tl.load(task_weights + position), inside, base, by_task, place,
+            chunk - block, MODEL, TASKS, LANES,
         )  # fmt: skip
         if UPDATE == 0:
             own = tl.where(item < num_envs, error, 0.0)
@@ -170,46 +165,43 @@ def learn(
         tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["step_index", "first_row", "num_rows", "num_parts", "stride"])
+@triton.jit(do_not_specialize=["step_index"])
 def descend(
-    factor, first, second, mean, buffer, learning_rate, num_updates, step_index, first_row, num_rows, num_parts, stride,
-    RANK: tl.constexpr, RANK_P: tl.constexpr, BY_TASK: tl.constexpr, TILE: tl.constexpr, ADAM: tl.constexpr,
-    UPDATE: tl.constexpr, UPDATES: tl.constexpr, TARGET_RATE: tl.constexpr,
+    factors, first, second, target, buffers, learning_rate, num_updates, step_index, sizes, MODEL: tl.constexpr,
+    MOVES: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr, UPDATE: tl.constexpr, UPDATES: tl.constexpr,
 ):  # fmt: skip
-    """Adamax or Adam on one factor, in update UPDATE of the UPDATES of a step: programs are (run · group, row), flat.
+    """Adamax or Adam on all factors, in update UPDATE of the UPDATES of a step: programs are (run · group, row), flat.
 
-    The target tensor's factor `mean` takes its Polyak step with it, unless TARGET_RATE is 0.
+    The target tensor's factors take their Polyak step with them, unless MODEL.TARGET_RATE is 0. Rows are those of the
+    modes that MOVES says move, ROWS in all.
 
-    The gradient of a row is the sum over `num_parts` blocks of row `first_row` + row of theirs (buffer (programs,
-    parts, stride, RANK)); with BY_TASK over the row's own chunks (buffer (programs, stride, RANK), rows · parts used).
+    The gradient of a shared mode's row is the sum over blocks (buffer (programs, blocks, shared rows, rank)), of a
+    task's over its own pieces (buffer (programs, tasks · pieces or more, rank)), TILES of each at a time. `sizes` are
+    numbers of blocks, shared rows, pieces and rows of the tasks' buffer.
     """
-    row = tl.program_id(0) % num_rows
-    program = (tl.program_id(0) // num_rows).to(tl.int64)
-    k = tl.arange(0, RANK_P)
-    g = tl.zeros([RANK_P], factor.dtype.element_ty)
-    for start in range(0, num_parts, TILE):
-        part = start + tl.arange(0, TILE)[:, None]
-        at = (program * num_parts + part) * stride + first_row + row
-        if BY_TASK:
-            at = program * stride + row * num_parts + part
-        inside = (part < num_parts) & (k[None, :] < RANK)
-        g += tl.sum(tl.load(buffer + at * RANK + k[None, :], mask=inside, other=0.0), axis=0)
+    ACTION: tl.constexpr = MODEL.ACTION
+    num_blocks, shared_rows, num_pieces, task_rows = sizes
+    shared, by_task, _ = buffers
+    row = tl.program_id(0) % ROWS
+    program = (tl.program_id(0) // ROWS).to(tl.int64)
     update = tl.load(num_updates) + step_index * UPDATES + UPDATE + 1
-    step_size = corrected(tl.load(learning_rate + step_index), update)
-    place = (program * num_rows + row) * RANK + k
-    f = tl.load(factor + place, mask=k < RANK, other=0.0)
-    m = tl.load(first + place, mask=k < RANK, other=0.0)
-    u = tl.load(second + place, mask=k < RANK, other=1.0)
-    if ADAM:
-        f, m, u = adam(f, m, u, g, step_size, update)
-    else:
-        f, m, u = adamax(f, m, u, g, step_size)
-    if TARGET_RATE > 0:
-        target = tl.load(mean + place, mask=k < RANK, other=0.0)
-        tl.store(mean + place, target + TARGET_RATE * (f - target), mask=k < RANK)
-    tl.store(first + place, m, mask=k < RANK)
-    tl.store(second + place, u, mask=k < RANK)
-    tl.store(factor + place, f, mask=k < RANK)
+    rate = tl.load(learning_rate + step_index)
+    begin, first_row = 0, 0
+    for mode in tl.static_range(ACTION + 1):
+        if MOVES[mode]:
+            if (row >= begin) & (row < begin + MODEL.SIZES[mode]):
+                local = row - begin
+                if MODEL.HAS_TASK and mode == 0:
+                    at = program * task_rows + local * num_pieces
+                    g = sum_of(by_task, at, 1, num_pieces, TILES[0], MODEL)
+                else:
+                    at = program * num_blocks * shared_rows + first_row + local
+                    g = sum_of(shared, at, shared_rows, num_blocks, TILES[1], MODEL)
+                place = program * MODEL.SIZES[mode] + local
+                descend_row(factors[mode], first[mode], second[mode], target[mode], place, g, rate, update, MODEL)
+            begin = begin + MODEL.SIZES[mode]
+        if not (MODEL.HAS_TASK and mode == 0):
+            first_row = first_row + MODEL.SIZES[mode]
 
 
 @triton.jit

@@ -6,7 +6,7 @@ A lane is one transition or environment; MODEL is `tensors.ModelConstants`.
 import triton
 import triton.language as tl
 
-from torchq.engines.gpu.common_kernels import CELLS, neighbours
+from torchq.engines.gpu.common_kernels import CELLS, adam, adamax, corrected, neighbours
 
 
 @triton.jit
@@ -31,15 +31,26 @@ def visited(factors, offset, places, task, inside, MODE: tl.constexpr, MODEL: tl
 
 
 @triton.jit
-def products(factors, offset, places, task, inside, SKIP: tl.constexpr, MODEL: tl.constexpr):
+def all_visited(factors, offset, places, task, inside, MODEL: tl.constexpr):
+    # Those rows of all task and state modes.
+    ACTION: tl.constexpr = MODEL.ACTION
+    rows = ()
+    for mode in tl.static_range(ACTION):
+        rows = rows + (visited(factors, offset, places, task, inside, mode, MODEL),)
+    return rows
+
+
+@triton.jit
+def product(rows, inside, SKIP: tl.constexpr, MODEL: tl.constexpr):
     # Product of the visited rows of all task and state modes but one, for every lane.
     ACTION: tl.constexpr = MODEL.ACTION
-    k = tl.arange(0, MODEL.RANK_P)[None, :]
-    product = (inside[:, None] & (k < MODEL.RANK)).to(factors[0].dtype.element_ty)
+    RANK_P: tl.constexpr = MODEL.RANK_P
+    k = tl.arange(0, RANK_P)[None, :]
+    result = (inside[:, None] & (k < MODEL.RANK)).to(rows[0].dtype)
     for mode in tl.static_range(ACTION):
         if mode != SKIP:
-            product = product * visited(factors, offset, places, task, inside, mode, MODEL)
-    return product
+            result = result * rows[mode]
+    return result
 
 
 @triton.jit
@@ -62,9 +73,10 @@ def best_action(factors, offset, weights, MODEL: tl.constexpr):
 def policy_action(factors, guide, margin, offset, places, name, inside, MODEL: tl.constexpr):
     # The greedy action, or the guide's where no other is better by a margin: torchq.lowrank.guide.
     ACTIONS: tl.constexpr = MODEL.ACTIONS
-    weights = products(factors, offset, places, name, inside, -1, MODEL)
+    weights = product(all_visited(factors, offset, places, name, inside, MODEL), inside, -1, MODEL)
     if MODEL.GUIDE:
-        _, chosen = best_action(guide, offset, products(guide, offset, places, name, inside, -1, MODEL), MODEL)
+        guiding = product(all_visited(guide, offset, places, name, inside, MODEL), inside, -1, MODEL)
+        _, chosen = best_action(guide, offset, guiding, MODEL)
         bonus = tl.load(margin).to(weights.dtype)
         k = tl.arange(0, MODEL.RANK_P)
         base = factors[MODEL.ACTION] + offset[MODEL.ACTION]
@@ -88,60 +100,95 @@ def sum_by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
 
 
 @triton.jit
-def clear(base, like, ROWS: tl.constexpr, MODEL: tl.constexpr):
-    # A block's sums of the shared modes, from zero.
+def add_to_rows(base, first_row, values, place, before, MODE: tl.constexpr, KIND: tl.constexpr, MODEL: tl.constexpr):
+    # Σ φ values on the rows of a shared mode: a product of matrices, some rows at a time, in a fixed order.
     RANK: tl.constexpr = MODEL.RANK
     RANK_P: tl.constexpr = MODEL.RANK_P
-    k = tl.arange(0, RANK_P)
-    zeros = tl.zeros([RANK_P], like.dtype.element_ty)
-    for row in range(ROWS):
-        tl.store(base + row * RANK + k, zeros, mask=k < RANK)
-    tl.debug_barrier()
+    SIZE: tl.constexpr = MODEL.SIZES[MODE]
+    ROWS: tl.constexpr = MODEL.SIZES_P[MODE]
+    k = tl.arange(0, RANK_P)[None, :]
+    for start in range(0, SIZE, ROWS):
+        row = start + tl.arange(0, ROWS)[:, None]
+        if KIND == CELLS:
+            phi = (place[None, :] == row).to(values.dtype)
+        else:
+            below, above, share = neighbours(place, SIZE)
+            phi = tl.where(below[None, :] == row, 1.0 - share[None, :], 0.0)
+            phi += tl.where(above[None, :] == row, share[None, :], 0.0)
+        total, real = base + (first_row + row) * RANK + k, (row < SIZE) & (k < RANK)
+        added = tl.load(total, mask=real & (row * 0 + before > 0), other=0.0)
+        tl.store(total, tl.dot(phi, values, added, input_precision="ieee", out_dtype=values.dtype), mask=real)
 
 
 @triton.jit
 def add_gradients(
-    factors, target, offset, here, landed, action, reward, discount, name, weight, inside, base, by_task, place,
+    factors, target, offset, here, landed, action, reward, discount, name, weight, inside, base, by_task, place, before,
     MODEL: tl.constexpr, TASKS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """The errors of a chunk of transitions, LANES of each of TASKS tasks, their semi-gradients added to the sums."""
+    """The errors of a chunk of transitions, LANES of each of TASKS tasks, their semi-gradients added to the sums.
+
+    Sums of the shared modes begin anew where there were no chunks `before`.
+    """
     ACTION: tl.constexpr = MODEL.ACTION
     RANK: tl.constexpr = MODEL.RANK
     RANK_P: tl.constexpr = MODEL.RANK_P
+    KINDS: tl.constexpr = MODEL.KINDS
     k = tl.arange(0, RANK_P)
-    best, _ = best_action(target, offset, products(target, offset, landed, name, inside, -1, MODEL), MODEL)
-    weights = products(factors, offset, here, name, inside, -1, MODEL)
+    following = product(all_visited(target, offset, landed, name, inside, MODEL), inside, -1, MODEL)
+    best, _ = best_action(target, offset, following, MODEL)
+    rows = all_visited(factors, offset, here, name, inside, MODEL)
+    weights = product(rows, inside, -1, MODEL)
     chosen = gather(factors, offset, action, inside, ACTION, MODEL)
     error = tl.where(inside, reward + discount * best - tl.sum(weights * chosen, axis=1), 0.0)
     amount = -weight * error
     first_row = 0
-    for mode in tl.static_range(ACTION + 1):
-        cofactor = products(factors, offset, here, name, inside, mode, MODEL)
-        if mode != ACTION:
-            cofactor = cofactor * chosen
-        values = amount[:, None] * cofactor
+    for mode in tl.static_range(ACTION):
+        values = amount[:, None] * (product(rows, inside, mode, MODEL) * chosen)
         if MODEL.HAS_TASK and mode == 0:
             summed = tl.sum(tl.reshape(values, (TASKS, LANES, RANK_P)), axis=1)
             tl.store(by_task + place[:, None] * RANK + k[None, :], summed, mask=k[None, :] < RANK)
         else:
-            interpolates = False
-            below, above, share = action, action, amount
-            if mode != ACTION:
-                interpolates = MODEL.KINDS[mode - MODEL.HAS_TASK] != CELLS
-                below = here[mode - MODEL.HAS_TASK]
-                if MODEL.KINDS[mode - MODEL.HAS_TASK] != CELLS:
-                    below, above, share = neighbours(here[mode - MODEL.HAS_TASK], MODEL.SIZES[mode])
-            # One row after the other, in order: exact in any precision, and no two programs share a row.
-            for row in range(MODEL.SIZES[mode]):
-                hit = tl.where((below == row)[:, None], values, 0.0)
-                if interpolates:
-                    hit = tl.where((below == row)[:, None], (1.0 - share)[:, None] * values, 0.0)
-                    hit += tl.where((above == row)[:, None], share[:, None] * values, 0.0)
-                total = base + (first_row + row) * RANK + k
-                added = tl.load(total, mask=k < RANK, other=0.0) + tl.sum(hit, axis=0)
-                tl.store(total, added, mask=k < RANK)
+            at = here[mode - MODEL.HAS_TASK]
+            add_to_rows(base, first_row, values, at, before, mode, KINDS[mode - MODEL.HAS_TASK], MODEL)
             first_row = first_row + MODEL.SIZES[mode]
+    add_to_rows(base, first_row, amount[:, None] * weights, action, before, ACTION, CELLS, MODEL)
     return error
+
+
+@triton.jit
+def sum_of(buffer, at, stride, num_parts, TILE: tl.constexpr, MODEL: tl.constexpr):
+    # Σ buffer[at + part · stride] over parts, in a fixed order.
+    RANK: tl.constexpr = MODEL.RANK
+    RANK_P: tl.constexpr = MODEL.RANK_P
+    k = tl.arange(0, RANK_P)
+    total = tl.zeros([RANK_P], buffer.dtype.element_ty)
+    for start in range(0, num_parts, TILE):
+        part = start + tl.arange(0, TILE)[:, None]
+        inside = (part < num_parts) & (k[None, :] < RANK)
+        total += tl.sum(tl.load(buffer + (at + part * stride) * RANK + k[None, :], mask=inside, other=0.0), axis=0)
+    return total
+
+
+@triton.jit
+def descend_row(factor, first, second, target, row, g, rate, update, MODEL: tl.constexpr):
+    # The optimiser's step on a row from its gradient, and the target tensor's Polyak step.
+    RANK: tl.constexpr = MODEL.RANK
+    RANK_P: tl.constexpr = MODEL.RANK_P
+    k = tl.arange(0, RANK_P)
+    at, real = row * RANK + k, k < RANK
+    f, m = tl.load(factor + at, mask=real, other=0.0), tl.load(first + at, mask=real, other=0.0)
+    u = tl.load(second + at, mask=real, other=1.0)
+    step_size = corrected(rate, update)
+    if MODEL.ADAM:
+        f, m, u = adam(f, m, u, g, step_size, update)
+    else:
+        f, m, u = adamax(f, m, u, g, step_size)
+    if MODEL.TARGET_RATE > 0:
+        mean = tl.load(target + at, mask=real, other=0.0)
+        tl.store(target + at, mean + MODEL.TARGET_RATE * (f - mean), mask=real)
+    tl.store(first + at, m, mask=real)
+    tl.store(second + at, u, mask=real)
+    tl.store(factor + at, f, mask=real)
 
 
 @triton.jit

@@ -72,13 +72,6 @@ class Kernels(NamedTuple):
         """For the kernels that step environments."""
         return {"FAMILY": self.family, "MODEL": self.model, **STRICT}
 
-    @property
-    def rank(self) -> dict[str, Any]:
-        """For the kernel that takes the optimiser's step."""
-        model = self.model
-        sizes = {"RANK": model.RANK, "RANK_P": model.RANK_P}
-        return {**sizes, "ADAM": model.ADAM, "TARGET_RATE": model.TARGET_RATE, **STRICT}
-
     def weights(self) -> Tensor:
         """Weight of each task's gradient, with the scale of the loss."""
         weights = self.learner.task_weights or (1.0,) * self.learner.num_tasks
