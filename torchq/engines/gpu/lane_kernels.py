@@ -117,7 +117,7 @@ def add_to_rows(base, first_row, values, place, before, MODE: tl.constexpr, KIND
             phi += tl.where(above[None, :] == row, share[None, :], 0.0)
         total, real = base + (first_row + row) * RANK + k, (row < SIZE) & (k < RANK)
         added = tl.load(total, mask=real & (row * 0 + before > 0), other=0.0)
-        tl.store(total, tl.dot(phi, values, added, input_precision="ieee", out_dtype=values.dtype), mask=real)
+        tl.store(total, tl.dot(phi, values, added, input_precision="tf32x3", out_dtype=values.dtype), mask=real)
 
 
 @triton.jit
