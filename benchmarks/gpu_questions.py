@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import subprocess
@@ -46,7 +47,7 @@ def tests(plan: Plan) -> Iterator[Row]:
     names = sorted(path.stem for path in (ROOT / "tests" / "engines").glob("test_*.py"))
     files = [name for name in names if "mark.gpu" in (ROOT / "tests" / "engines" / f"{name}.py").read_text()]
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider"]
-    command += ["--collect-only"] if plan.dry else []
+    command += ["--collect-only"] if plan.dry else ["-n", "6"] if importlib.util.find_spec("xdist") else []
     groups = [files] if plan.dry else [[name] for name in files]
     running = [
         subprocess.Popen([*command, *(f"tests/engines/{name}.py" for name in group)], cwd=ROOT, text=True,
@@ -64,7 +65,7 @@ AGREEMENT = {
     "pendulum": ("pendulum", "default", 20),
     "wireless": ("wireless", "default", 20),
     "paper": ("pendulum", "paper", 4),
-    "cartpole": ("cartpole", "default", 4),
+    "cartpole": ("cartpole", "default", 2),
     "storage": ("storage", "default", 2),
 }
 """Environment, preset and rounds of short runs."""
