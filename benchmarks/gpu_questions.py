@@ -46,7 +46,8 @@ def tests(plan: Plan) -> Iterator[Row]:
     """The tests that need a GPU, file by file and side by side; in a dry run they are only collected."""
     names = sorted(path.stem for path in (ROOT / "tests" / "engines").glob("test_*.py"))
     files = [name for name in names if "mark.gpu" in (ROOT / "tests" / "engines" / f"{name}.py").read_text()]
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-o", "addopts=", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-o", "addopts="]
+    command += ["-p", "no:cacheprovider", "-p", "no:benchmark"]  # pytest-benchmark warns beside xdist.
     command += ["--collect-only"] if plan.dry else ["-n", "6"] if importlib.util.find_spec("xdist") else []
     groups = [files] if plan.dry else [[name] for name in files]
     running = [

@@ -77,7 +77,12 @@ class _Changed(NamedTuple):
 
 def _lanes(rank: int) -> int:
     """Transitions that are handled together: as many as registers hold."""
-    return max(16, min(64, 2048 // power_of_two(rank)))
+    return 64 if rank <= 16 else 32
+
+
+def _warps(rank: int) -> int:
+    """Warps of such a group."""
+    return 2 if rank <= 16 else 4
 
 
 def _layout(rollout: Rollout, learner: LowRankQ, per_task: int) -> _Layout:
@@ -226,7 +231,8 @@ class BatchedEngine:
             *(guide or (tuple(changed.factors), clock)), tuple(fields), batch.parameters, rollout.seeds,
             batch.task_index, self._weights, tuple(sums), memory if stores else sums.shared, rates.epsilon, clock,
             step_index, self._sizes(plan, memory), SHARED_ROWS=self._shared_rows, TASKS=plan.tasks, ENVS=plan.lanes,
-            LEARN=int(updates and not stores), STORE=int(stores), **self.kernels.constants,
+            LEARN=int(updates and not stores), STORE=int(stores), num_warps=_warps(self.kernels.learner.rank),
+            **self.kernels.constants,
         )  # fmt: skip
 
     def _learn(
@@ -241,7 +247,7 @@ class BatchedEngine:
             tuple(changed.factors), tuple(changed.target or changed.factors), rollout.seeds, batch.task_index,
             self._weights, tuple(sums), memory, clock, step_index, self._sizes(plan, memory),
             (replay.batch, replay.capacity), MODEL=self.kernels.model, SHARED_ROWS=self._shared_rows,
-            TASKS=plan.tasks, LANES=plan.lanes, UPDATE=update, RECENT=replay.recent, **STRICT,
+            TASKS=plan.tasks, LANES=plan.lanes, UPDATE=update, RECENT=replay.recent, num_warps=_warps(self.kernels.learner.rank), **STRICT,
         )  # fmt: skip
 
     def _descend(
