@@ -247,7 +247,8 @@ class BatchedEngine:
             tuple(changed.factors), tuple(changed.target or changed.factors), rollout.seeds, batch.task_index,
             self._weights, tuple(sums), memory, clock, step_index, self._sizes(plan, memory),
             (replay.batch, replay.capacity), MODEL=self.kernels.model, SHARED_ROWS=self._shared_rows,
-            TASKS=plan.tasks, LANES=plan.lanes, UPDATE=update, RECENT=replay.recent, num_warps=_warps(self.kernels.learner.rank), **STRICT,
+            TASKS=plan.tasks, LANES=plan.lanes, UPDATE=update, RECENT=replay.recent,
+            num_warps=_warps(self.kernels.learner.rank), **STRICT,
         )  # fmt: skip
 
     def _descend(
