@@ -13,6 +13,7 @@ the product of a mass and a length, follows. Attributes of attributes are set af
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import warnings
@@ -43,8 +44,11 @@ def build(env_id: str, parameters: Mapping[str, float], options: Mapping[str, An
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         keywords, attributes = _split(spec, creator, parameters)
         merged = {**options}
-        for path, value in keywords.items():
-            _put(merged, path.split("__"), value)
+        for name, value in keywords.items():
+            path = name.split("__")
+            if len(path) > 1 and path[0] in spec.kwargs:  # What else lies in it stays.
+                merged.setdefault(path[0], copy.deepcopy(spec.kwargs[path[0]]))
+            _put(merged, path, value)
         limit = {} if steps is None else {"max_episode_steps": steps}
         if not attributes:
             return gymnasium.make(spec, **limit, **merged, disable_env_checker=True)
@@ -99,6 +103,15 @@ def _put(keywords: dict[str, Any], path: list[str], value: Any) -> None:
         inner[part] = dict(inner.get(part) or {})
         inner = inner[part]
     inner[last] = value
+
+
+def whole_keys(value: Any) -> Any:
+    """Mappings with keys that are whole numbers, such as {0: …}, which JSON writes as text, as they were."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        int(key) if isinstance(key, str) and key.isdigit() else key: whole_keys(inner) for key, inner in value.items()
+    }
 
 
 def like(example: Any, value: float) -> Any:

@@ -14,16 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import base, transition_tables
-from .building import REWARD_WEIGHTS, build
+from . import base, random_ranges, transition_tables
+from .building import REWARD_WEIGHTS, build, whole_keys
 from .simulators import Making, Simulators
-from .spaces import Actions, axes, flat
+from .spaces import Actions, alike, axes
 
 NO_LIMIT = 1000
 """Steps of an episode where the environment has no limit of its own."""
 _RANDOM_STEPS, _LOOKED_AT = 2000, 16
-_WIDER = 0.25
-"""Of the range that a random run sees, on each side: a policy that has learnt goes further."""
 
 
 class GymState(NamedTuple):
@@ -81,11 +79,18 @@ class GymTasks:
         workers: int | None = None,
         **options: Any,
     ) -> None:
-        self.source, self.options = source, options
+        if "max_episode_steps" in options:
+            own = options.pop("max_episode_steps")
+            episode_length = own if episode_length is None else episode_length
+        self.source, self.options = source, {name: whole_keys(value) for name, value in options.items()}
         self._named = bool(tasks)
         self.given = [dict(task) for task in tasks] or [{"number": float(i)} for i in range(_count(source))]
         if not isinstance(source, str) and len(self.given) != len(source):
             raise ValueError(f"tasks: expected one for each of {len(source)} environments, got {len(self.given)}")
+        if odd := [task for task in self.given if task.keys() != self.given[0].keys()]:
+            raise ValueError(f"tasks: expected {', '.join(self.given[0])} of each, got {', '.join(odd[0]) or 'none'}")
+        if not isinstance(source, str) and any(self.given.count(task) > 1 for task in self.given):
+            raise ValueError("tasks: expected values that tell the environments apart, got some twice")
         self.task_type = dataclasses.make_dataclass("GymTask", [(name, float) for name in self.given[0]], frozen=True)
         self.name = source if isinstance(source, str) else "gym-tasks"
         if workers is not None and (not isinstance(workers, int) or workers < 0):
@@ -130,6 +135,11 @@ class GymTasks:
             "ranges": {name: list(ends) for name, ends in self.ranges.items()},
             "episode_length": self.episode_length,
         }
+
+    def dimension_name(self, name: str) -> str:
+        """The name of a dimension that is called by its name or number."""
+        numbered = {str(number): axis.name for number, axis in enumerate(self.axes)}
+        return name if name in numbered.values() else numbered.get(name, name)
 
     def sample_tasks(self, num_tasks: int | None = None) -> list[Any]:
         """The first tasks, or all.
@@ -219,22 +229,26 @@ class GymTasks:
         for what, ours, theirs in (
             ("observations", self.space, env.observation_space), ("actions", self.actions.space, env.action_space)
         ):  # fmt: skip
-            if not _alike(ours, theirs):
+            if not alike(ours, theirs):
                 raise ValueError(
                     f"expected {what} of the same space in all tasks, {ours}, got {theirs} of {parameters}"
                 )
 
     def _bounds(self, given: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
         """The range of each continuous dimension: given, the space's, or a random run's."""
+        if not isinstance(given, Mapping):
+            raise ValueError(f"ranges: expected a mapping such as {{'1': [-3, 3]}}, got {given!r}")
+        for name, ends in given.items():
+            if not (np.shape(ends) == (2,) and np.isfinite(ends).all() and ends[0] < ends[1]):
+                raise ValueError(f"ranges: expected two finite numbers, low < high, of {name}, got {ends!r}")
         continuous = {axis.name: axis for axis in self.axes if not axis.category}
-        numbered = {str(number): axis.name for number, axis in enumerate(self.axes)}
-        named = {name if name in continuous else numbered.get(name, name): ends for name, ends in given.items()}
+        named = {self.dimension_name(name): ends for name, ends in given.items()}
         if unknown := [name for name in named if name not in continuous]:
             raise ValueError(f"ranges: expected dimensions {', '.join(continuous)}, got {unknown[0]!r}")
         unbounded = [name for name, axis in continuous.items() if name not in named and not axis.bounded]
         seen = self._seen() if unbounded else np.zeros((1, len(self.axes)))
         for name in unbounded:
-            low, high = _widened(seen[:, self.axes.index(continuous[name])])
+            low, high = random_ranges.widened(seen[:, self.axes.index(continuous[name])])
             self.notes.append(f"dimension {name} of {self.name} has no bounds: taken from a random run, {low:.4g} to "
                               f"{high:.4g}; or give `ranges` {name}=LOW:HIGH")  # fmt: skip
             named[name] = (low, high)
@@ -249,14 +263,12 @@ class GymTasks:
         """Observations of random runs in some of the tasks, (steps, dimensions), the same each time."""
         chosen, rows = self._some_tasks(), []
         for number, task in enumerate(chosen):
-            env, ended = self._made(task), True
-            env.action_space.seed(number)
-            for step in range(_RANDOM_STEPS // len(chosen)):
-                if ended:
-                    rows.append(flat(self.space, env.reset(seed=step)[0]))
-                observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
-                rows.append(flat(self.space, observation))
-                ended = terminated or truncated
+            env = self._made(task)
+            try:
+                rows += random_ranges.observations(env, self.space, number, _RANDOM_STEPS // len(chosen))
+            except Exception as error:  # Whatever a user's environment raises.
+                reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+                raise ValueError(f"{self.name} fails in a random run: {reason}") from error
             env.close()
         return np.array(rows)
 
@@ -265,20 +277,3 @@ def _count(source: str | Sequence[Any]) -> int:
     if not isinstance(source, str) and not len(source):
         raise ValueError("source: expected an id or at least one environment, got none")
     return 1 if isinstance(source, str) else len(source)
-
-
-def _alike(one: gymnasium.Space[Any], other: gymnasium.Space[Any]) -> bool:
-    """Whether two spaces have the same axes, whatever their bounds."""
-    if isinstance(one, gymnasium.spaces.Box):
-        return isinstance(other, gymnasium.spaces.Box) and one.shape == other.shape
-    if isinstance(one, gymnasium.spaces.Dict) and isinstance(other, gymnasium.spaces.Dict):
-        return [*one] == [*other] and all(_alike(one[key], other[key]) for key in one)
-    if isinstance(one, gymnasium.spaces.Tuple) and isinstance(other, gymnasium.spaces.Tuple):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    return bool(one == other)
-
-
-def _widened(column: np.ndarray) -> tuple[float, float]:
-    low, high = float(column.min()), float(column.max())
-    margin = _WIDER * (high - low)
-    return low - margin, high + margin

@@ -5,8 +5,9 @@ bundles of environments, of which each worker has one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -117,6 +118,16 @@ class _Bundle(gymnasium.Env[np.ndarray, np.ndarray]):
         return ""
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes made meanwhile never hear of Ctrl-C, which a terminal sends to all; this one does, when it is over."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _scalar(reward: Any, weights: tuple[float, ...]) -> float:
     rewards = np.asarray(reward, dtype=np.float64).ravel()
     if len(rewards) == 1 and not weights:
@@ -144,7 +155,8 @@ class Simulators:
             partial(_Bundle, [makings[number] for number in share], int(share[0]), self._each) for share in shares
         ]
         make: Any = AsyncVectorEnv if workers else SyncVectorEnv
-        self._vector = make(bundles, autoreset_mode=AutoresetMode.DISABLED)
+        with _uninterrupted():
+            self._vector = make(bundles, autoreset_mode=AutoresetMode.DISABLED)
         self._pending: np.ndarray | None = None
         """Actions of a step that was begun; None: they have answered all that they were asked."""
 

@@ -129,3 +129,14 @@ class Actions:
             low, high = space.low.astype(np.float64), space.high.astype(np.float64)
             return np.clip((low + (high - low) * share).astype(space.dtype), space.low, space.high)
         return (shaped + getattr(space, "start", 0)).astype(space.dtype)
+
+
+def alike(one: gymnasium.Space[Any], other: gymnasium.Space[Any]) -> bool:
+    """Whether two spaces have the same axes, whatever their bounds."""
+    if isinstance(one, gymnasium.spaces.Box):
+        return isinstance(other, gymnasium.spaces.Box) and one.shape == other.shape
+    if isinstance(one, gymnasium.spaces.Dict) and isinstance(other, gymnasium.spaces.Dict):
+        return [*one] == [*other] and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, gymnasium.spaces.Tuple) and isinstance(other, gymnasium.spaces.Tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return bool(one == other)

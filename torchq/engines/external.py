@@ -56,13 +56,18 @@ class ExternalEnvironment(Protocol):
         ...
 
 
+def noisy(env: Any) -> bool:
+    """Whether an environment's steps are random, or may be: what is written elsewhere does not say."""
+    return env.num_step_uniforms > 0 or isinstance(env, ExternalEnvironment)
+
+
 class _Live:
     """A batch of live environments beside what tells where they stand."""
 
     def __init__(self, env: Any, tasks: Any, shape: torch.Size, dtype: torch.dtype) -> None:
         self.env, self.shape, self.dtype = env, shape, dtype
-        listed = _listed(tasks, np.finfo(torch.empty(0, dtype=dtype).numpy().dtype).precision)
-        self.simulators: Simulators = _asked(lambda: env.open(listed, shape[0], shape[2]))
+        self._tasks = _listed(tasks, np.finfo(torch.empty(0, dtype=dtype).numpy().dtype).precision)
+        self.simulators = self._opened()
         count = int(np.prod(shape))
         self.seed, self.elapsed = np.full(count, -1), np.zeros(count, dtype=np.int64)
         self.actions = np.zeros((count, env.episode_length), dtype=np.int32)
@@ -72,28 +77,45 @@ class _Live:
         """Have the environments stand where a state does: reset with its seeds, and repeat its actions.
 
         One that does not come out where it was, whose random numbers do not all follow from its seed, starts a new
-        episode.
+        episode; where one fails at what it did before, all of them do.
         """
         seed, elapsed = state.seed.flatten().cpu().numpy(), state.elapsed.flatten().cpu().numpy().astype(np.int64)
         actions = state.actions.flatten(0, 2).cpu().numpy()
         there = (seed == self.seed) & (elapsed == self.elapsed) & (actions == self.actions).all(1)
         if there.all():
             return
-        self.restart(seed, ~there)
-        for step in range(int(elapsed[~there].max())):
-            going = ~there & (step < elapsed)
-            self.begin(actions[:, step].astype(np.int64), going)
-            self.end(going)
+        lost = self._repeated(seed, elapsed, actions, ~there)
         expected = state.observation.flatten(0, 2).cpu().double().numpy()
-        moved = ~there & (elapsed > 0)
         near = np.isclose(self.observation.astype(expected.dtype), expected, rtol=1e-5, atol=1e-6).all(1)
-        if (moved & ~near).any():
+        lost |= ~there & (elapsed > 0) & ~near
+        if lost.any():
             _LOG.warning(
                 "%d of %d environments do not come out where they were (their random numbers do not follow from the "
                 "seed of reset): they start new episodes, and the run differs from one that was never interrupted",
-                int((moved & ~near).sum()), len(near),
+                int(lost.sum()), len(lost),
             )  # fmt: skip
-            self.restart(seed, moved & ~near)
+            self.restart(seed, lost)
+
+    def _repeated(self, seed: np.ndarray, elapsed: np.ndarray, actions: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Reset those of a mask and repeat their actions; those that did not get as far as before."""
+        lost = np.zeros_like(mask)
+        self.restart(seed, mask)
+        try:
+            for step in range(int(elapsed[mask].max())):
+                going = mask & ~lost & (step < elapsed)
+                self.begin(actions[:, step].astype(np.int64), going)
+                _, terminated, truncated = self.end(going)
+                lost |= going & (terminated | truncated) & (step + 1 < elapsed)
+        except ExternalError as error:
+            _LOG.warning("an environment fails at what it did before the interruption: %s", error)
+            self.simulators.close()
+            self.simulators = self._opened()
+            lost[:] = True
+            self.restart(seed, lost)
+        return lost
+
+    def _opened(self) -> Simulators:
+        return _asked(lambda: self.env.open(self._tasks, self.shape[0], self.shape[2]))
 
     def restart(self, seed: np.ndarray, mask: np.ndarray) -> None:
         """Start new episodes of a mask."""

@@ -8,6 +8,7 @@ import torch
 
 from torchq.config import Config
 from torchq.engines.contract import Engine, LearnerState, Rates, RunState, Statistics
+from torchq.engines.external import noisy
 from torchq.engines.rollout import Rollout
 from torchq.lowrank import row_fit
 from torchq.lowrank.exploration import exponential_decay, harmonic_decay
@@ -86,10 +87,10 @@ def _fitted(rollout: Rollout, state: RunState, episodes: int) -> RunState:
     index = rollout.index(state.env)
     zero = torch.zeros_like(state.env.elapsed, dtype=rollout.dtype)
     like = Transition(index, zero.long(), zero, zero, index)
-    noisy, per_episode = env.num_step_uniforms > 0, env.episode_length * rollout.num_envs
     fitted = row_fit.refit(
-        learner, state.learner, state.replay, episodes, per_episode, rollout.replay.capacity, like, noisy
-    )
+        learner, state.learner, state.replay, episodes, env.episode_length * rollout.num_envs, rollout.replay.capacity,
+        like, noisy(env),
+    )  # fmt: skip
     return state._replace(learner=fitted)
 
 

@@ -97,7 +97,7 @@ def refit(
         rows = _fitted(learner, state, seen, fit.starts[:, 0], PULL_OF_NOISE)
         fit = fit._replace(best=rows)
     else:
-        returns = seen.reward[:, :, -per_episode:].double().sum(-1)
+        returns = mean_return(seen.reward[:, :, -per_episode:], seen.discount[:, :, -per_episode:])
         better = returns > fit.best_return
         best = torch.where(better.unsqueeze(-1), played, fit.best)
         fit = fit._replace(best=best, best_return=torch.where(better, returns, fit.best_return))
@@ -107,6 +107,13 @@ def refit(
         else:
             rows = _fitted(learner, state, seen, best, _PULLS[number % len(_PULLS)])
     return state._replace(factors=(rows.unsqueeze(1).clone(), *state.factors[1:]), fit=fit)
+
+
+def mean_return(
+    reward: Float[Tensor, "*batch samples"], discount: Float[Tensor, "*batch samples"]
+) -> Float[Tensor, "*batch"]:
+    """Σ r / (1 + terminations): of an episode's length of steps, what an episode brought where some ended early."""
+    return reward.double().sum(-1) / (1 + (discount == 0).sum(-1))
 
 
 def _fitted(learner: LowRankQ, state: LowRankState, seen: Transition, centre: Tensor, pull: float) -> Tensor:

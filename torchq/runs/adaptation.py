@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchq import families
 from torchq.checkpoint import load_checkpoint
 from torchq.config import Config
+from torchq.engines.external import noisy
 from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
-from torchq.lowrank import row_fit, task_modes
+from torchq.lowrank import cp, row_fit, task_modes
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState, kept_factors
 from torchq.presets import resolve
@@ -53,6 +55,8 @@ def adapted_config(given: Mapping[str, Any]) -> Config:
             raise UsageError(f"`{name}`: expected {stored}, as in the run to adapt from, {came}; leave it out")
     if given.get("task_modes", "table") != "table":
         raise UsageError(f"`task_modes`: expected table with `adapt_from`, got {given['task_modes']}")
+    if families.is_made(source.env) and not source.tasks:
+        raise UsageError(f"`adapt_from`: expected a run with tasks that are named, got one of {source.env} without")
     if not given.get("tasks") and not given.get("num_tasks"):
         raise UsageError("`tasks`: expected new tasks with `adapt_from`, such as mass=0.3,length=0.7, got none")
     rest = {name: value for name, value in given.items() if name not in ("algo", "env", "preset")}
@@ -127,7 +131,7 @@ def start_rows(source: Source, known: Tensor, tasks: list[Any], env: Any, first_
     width = 0.6 * len(source.tasks.tasks) ** (-1.0 / len(values(tasks[0])))
     kernel = torch.softmax(-0.5 * (distance / width).square(), dim=-1).to(known)
     mean = kernel @ known
-    rows = [mean, near[0], *near[1:]] if env.num_step_uniforms and not first_nearest else [near[0], mean, *near[1:]]
+    rows = [mean, near[0], *near[1:]] if noisy(env) and not first_nearest else [near[0], mean, *near[1:]]
     return rows if source.tasks.modes is None else [_composed(source, tasks), *rows]
 
 
@@ -171,7 +175,7 @@ def fitted_to(path: Path, rollout: Rollout, state: LowRankState) -> Tensor:
         batch = (len(first), len(own["action"]))
         action, reward = own["action"].long().expand(batch), own["reward"].expand(batch)
         discount = (rollout.gamma * (1.0 - own["terminated"])).expand(batch)
-        actions = state.factors[-1][:, 0].double()
+        actions = cp.khatri_rao(state.factors[-len(learner.action_sizes) :])[:, 0].double()
         pull = row_fit.PULL_OF_NOISE * fit.precision
         rows[:, task] = row_fit.lstd(here, landed, actions, action, reward, discount, first[:, task].double(), pull)
     return torch.cat((rows.unsqueeze(1), fit.starts), dim=1)[:, : fit.starts.shape[1]].contiguous()

@@ -14,7 +14,7 @@ from torchq.config import Config
 from torchq.engines import blocks, protocols
 from torchq.engines.contract import Engine, Evaluation, LearnerState, RunState, Statistics
 from torchq.engines.evaluation import evaluate
-from torchq.engines.external import ExternalEngine
+from torchq.engines.external import ExternalEngine, noisy
 from torchq.engines.rollout import Environment, Rollout
 from torchq.engines.select import select
 from torchq.errors import UsageError
@@ -180,7 +180,7 @@ def cold_state(
         guide = Guide(tuple(map(torch.zeros_like, state.factors)), state.num_updates)
         state = state._replace(guide=aged(guide, state.num_updates, learner.margin, learner.margin_updates[0]))
     if protocols.fits(config):
-        rows = state.factors[0].expand(-1, row_fit.num_starts(env.num_step_uniforms > 0), -1, -1)
+        rows = state.factors[0].expand(-1, row_fit.num_starts(noisy(env)), -1, -1)
         state = state._replace(fit=row_fit.begin(rows, state.factors[0][:, 0]))  # (seeds, starts, tasks, rank)
     return state
 

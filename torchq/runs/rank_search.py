@@ -50,6 +50,9 @@ def search_rank(config: Config, env: Any, tell: Callable[[str], None]) -> int:
 def _error(config: Config, env: Any) -> float:
     """Mean squared TD error over the last part of a pilot."""
     experiment = prepare(config, env)
-    _, evaluations = experiment.play_block(experiment.initial_state, 0, config.episodes)
+    try:
+        _, evaluations = experiment.play_block(experiment.initial_state, 0, config.episodes)
+    finally:
+        experiment.close()
     last = evaluations[-1].statistics.squared_error.double()
     return float(last.mean()) / (config.eval_every * env.episode_length)
