@@ -131,12 +131,12 @@ class Actions:
         return (shaped + getattr(space, "start", 0)).astype(space.dtype)
 
 
-def alike(one: gymnasium.Space[Any], other: gymnasium.Space[Any]) -> bool:
+def alike(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
     """Whether two spaces have the same axes, whatever their bounds."""
-    if isinstance(one, gymnasium.spaces.Box):
-        return isinstance(other, gymnasium.spaces.Box) and one.shape == other.shape
-    if isinstance(one, gymnasium.spaces.Dict) and isinstance(other, gymnasium.spaces.Dict):
+    if isinstance(one, spaces.Box):
+        return isinstance(other, spaces.Box) and one.shape == other.shape
+    if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
         return [*one] == [*other] and all(alike(one[key], other[key]) for key in one)
-    if isinstance(one, gymnasium.spaces.Tuple) and isinstance(other, gymnasium.spaces.Tuple):
+    if isinstance(one, spaces.Tuple) and isinstance(other, spaces.Tuple):
         return len(one) == len(other) and all(map(alike, one, other))
     return bool(one == other)
