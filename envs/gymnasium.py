@@ -98,7 +98,7 @@ class SingleTaskEnv(gymnasium.Env[np.ndarray, Any]):
         render_mode: "rgb_array", or None.
         context: whether the observation ends with the parameters of the task.
         own_limit: whether `truncated` follows the family's `episode_length`; not so for the registered ids, unless
-            they are given one, for they have a limit that wrappers see, `max_episode_steps`.
+            they are given a shorter one, for they have a limit that wrappers see, `max_episode_steps`.
 
     Raises:
         ValueError: if there is no such task, render mode, or, in `step`, action.
@@ -187,8 +187,15 @@ def make(
     own_limit: bool = True,
     **constants: Any,
 ) -> SingleTaskEnv:
-    """Entry point of the registered ids; further arguments are constants of the family, such as `num_actions`."""
-    own_limit = own_limit or "episode_length" in constants
+    """Entry point of the registered ids; further arguments are constants of the family, such as `num_actions`.
+
+    Raises:
+        ValueError: if they say an `episode_length` that the limit of an id would cut.
+    """
+    if not own_limit and (length := constants.get("episode_length")) is not None:
+        if length > (most := family_of(family).episode_length):
+            raise ValueError(f"episode_length: give max_episode_steps={length} in its place, for more than {most}")
+        own_limit = True
     return SingleTaskEnv(family_of(family, **constants), task, render_mode, context, own_limit)
 
 

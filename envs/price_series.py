@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,16 +31,22 @@ class PriceModel(NamedTuple):
 def read(path: str | Path) -> PriceModel:
     """The model of a CSV file with a line for each hour.
 
-    Prices are the last column whose first number is one; a column before it that holds timestamps (ISO 8601, such as
-    2024-01-01 00:00) says the hours, which else are counted from midnight. A first line that is no data is a header.
+    Prices are the last column whose first number is one. A column before it that holds times (ISO 8601, such as
+    2024-01-01 00:00, or seconds since 1970) says the hours, or one of hours from 0 or 1 on; where there is no text in
+    other columns they are counted from midnight. A first line that is no data is a header. Semicolons and tabs part
+    columns too, and then decimals may follow a comma.
 
     Raises:
         ValueError: naming the file and what is wrong with it.
     """
     file = Path(path)
     try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        mark = next((mark for mark in ";\t" if lines and mark in lines[0]), ",")
         rows = [
-            row for row in csv.reader(file.read_text(encoding="utf-8-sig").splitlines()) if any(map(str.strip, row))
+            [_plain(cell, mark) for cell in row]
+            for row in csv.reader(lines, delimiter=mark)
+            if any(map(str.strip, row))
         ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"prices: {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
@@ -98,17 +105,36 @@ def _price(row: list[str], column: int, number: int, path: str | Path) -> float:
 
 
 def _hours(rows: list[list[str]], column: int, path: str | Path) -> np.ndarray:
-    """Hours of the day, from timestamps where there are some."""
-    for before in range(column):
-        try:
-            times = [datetime.fromisoformat(row[before].strip()) for row in rows]
-        except ValueError:
-            continue
-        naive = [time.replace(tzinfo=None) for time in times]
-        apart = float(np.median([(after - time).total_seconds() for time, after in itertools.pairwise(naive)]))
+    """Hours of the day, from columns before the prices where there are some."""
+    columns = [[row[before].strip() for row in rows] for before in range(column)]
+    times = next((found for cells in columns if (found := _times(cells)) is not None), [])
+    if any(time.hour for time in times):
+        apart = float(np.median([(after - time).total_seconds() for time, after in itertools.pairwise(times)]))
         if apart != 3600.0:
             raise ValueError(
                 f"prices: expected a line for each hour, but those of {path} are {apart / 60:g} minutes apart"
             )
         return np.array([time.hour for time in times])
+    for cells in columns:
+        if all(map(str.isdigit, cells)) and (hours := np.array(cells, dtype=int)).max() in (23, 24):
+            return hours - int(hours.min() == 1)
+    if text := [cells[0] for cells in columns if _number(cells[0]) is None]:
+        came = f"{path} has {text[0]!r}"
+        raise ValueError(f"prices: expected times such as 2024-01-01 00:00, or hours, before each price, but {came}")
     return np.arange(len(rows)) % 24
+
+
+def _times(cells: list[str]) -> list[datetime] | None:
+    """Times in a column, as a clock on the wall shows them; None if it holds others."""
+    try:
+        if all(cell.isdigit() and len(cell) in (10, 13) for cell in cells):
+            seconds = (int(cell) / (1000 if len(cell) == 13 else 1) for cell in cells)
+            return [datetime.fromtimestamp(second, UTC).replace(tzinfo=None) for second in seconds]
+        return [datetime.fromisoformat(cell).replace(tzinfo=None) for cell in cells]
+    except ValueError:
+        return None
+
+
+def _plain(cell: str, mark: str) -> str:
+    """A cell, with a point in the place of a decimal comma where commas do not part columns."""
+    return re.sub(r"^(-?\d+),(\d+)$", r"\1.\2", cell.strip()) if mark != "," else cell

@@ -149,6 +149,9 @@ class Storage:
     observation_high = (1.0, 4.0, 23.0)
 
     def __post_init__(self) -> None:
+        for name in ("profile", "dip_profile"):
+            if len(getattr(self, name)) != 24:
+                raise ValueError(f"{name}: expected a number for each of 24 hours, got {len(getattr(self, name))}")
         if self.prices is None:
             return
         found = price_series.read(self.prices)

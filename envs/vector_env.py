@@ -82,11 +82,11 @@ class FamilyVectorEnv(VectorEnv[Any, Any, Any]):
         if unknown := set(options or {}) - {"reset_mask"}:
             raise ValueError(f"options: expected reset_mask alone, got {', '.join(map(str, unknown))}")
         if seed is not None or not self._seeded:
-            first = seed if seed is None or isinstance(seed, int | np.integer) else hash(tuple(seed))
-            super().reset(seed=None if first is None else int(first) & (2**63 - 1))
+            super().reset(seed=self._one_seed(seed))
             self._generator.manual_seed(int(self.np_random.integers(1 << 62)))
             self._seeded = True
-        mask = None if not options else torch.as_tensor(options["reset_mask"], device=self.device)
+        given = (options or {}).get("reset_mask")
+        mask = None if given is None else torch.as_tensor(given, device=self.device)
         if mask is not None and (mask.shape != (self.num_envs,) or mask.dtype != torch.bool):
             raise ValueError(f"options: expected a reset_mask of {self.num_envs} truth values, got {mask.shape}")
         fresh = self._fresh()
@@ -133,6 +133,15 @@ class FamilyVectorEnv(VectorEnv[Any, Any, Any]):
         pairs = zip(seen, self.tasks, strict=True)
         return tuple(sketches.picture(self.batched_env, one, task) for one, task in pairs)
 
+    def _one_seed(self, seed: Any) -> int | None:
+        """One seed out of one for each copy."""
+        if seed is None or isinstance(seed, int | np.integer):
+            return seed if seed is None else int(seed)
+        seeds = np.asarray(seed)
+        if seeds.shape != (self.num_envs,) or seeds.dtype.kind not in "iu":
+            raise ValueError(f"seed: expected a whole number, or one for each of {self.num_envs} copies, got {seed!r}")
+        return int(np.random.SeedSequence(seeds.tolist()).generate_state(1)[0])
+
     def _fresh(self) -> Any:
         return self.batched_env.reset(self._tasks, self._uniforms(self.batched_env.num_reset_uniforms))
 
@@ -153,6 +162,8 @@ class FamilyVectorEnv(VectorEnv[Any, Any, Any]):
                 f"actions: expected {self.num_envs}, one for each copy, got the shape {tuple(found.shape)}"
             )
         if not discrete:
+            if self.device.type == "cpu" and not bool(found.isfinite().all()):
+                raise ValueError(f"actions: expected finite controls, got {found.flatten().tolist()[:8]}")
             return found.to(torch.float32).view(1, -1, 1)
         count = int(self.single_action_space.n)  # type: ignore[attr-defined]
         if found.is_floating_point() or found.dtype == torch.bool:
@@ -185,7 +196,9 @@ def _dealt(env: Any, tasks: Any, num_envs: int) -> list[Any]:
         tasks = env.sample_tasks()
     several = isinstance(tasks, Sequence) and not isinstance(tasks, Mapping | str)
     found = [one_task(env, task) for task in (tasks if several else [tasks])]
-    if not 1 <= len(found) <= num_envs:
+    if not found:
+        raise ValueError("tasks: expected at least one, got none")
+    if len(found) > num_envs:
         found = found[:num_envs]
     return [found[number % len(found)] for number in range(num_envs)]
 

@@ -35,7 +35,10 @@ class Machine(gymnasium.Env):
             self.go_wrong()
         reward = np.nan if self.fail == "reward" and self.t == 7 else -float(np.abs(self.x).sum())
         observation = {"position": np.zeros(3), "clock": 0} if self.fail == "shape" and self.t == 7 else self.observed()
-        return observation, reward, bool(np.abs(self.x).max() < self.goal), self.t >= 20, {}
+        return observation, reward, bool(np.abs(self.x).max() < self.goal), self.t >= self.life(), {}
+
+    def life(self):
+        return 20
 
     def go_wrong(self):
         if self.fail == "raise":

@@ -76,10 +76,21 @@ def make(name: str, options: Mapping[str, Any] | None = None, tasks: Sequence[Ma
         came = f"got {unknown[0]!r}{hint}"
         raise UsageError(f"`env_option`: {name} has the constants {', '.join(constants) or 'none'}, {came}")
     try:
-        return found(**options)
+        return _checked(found(**options), options)
+    except UsageError:
+        raise
     except Exception as error:  # Whatever a user's class raises.
         argument, what = ("env_option", "with these") if options else ("env", "without arguments")
         raise UsageError(f"`{argument}`: {name} cannot be made {what} ({_shown(error)})") from error
+
+
+def _checked(family: Any, options: Mapping[str, Any]) -> Any:
+    """A family whose counts that were given are counts."""
+    for name, least in (("num_actions", 2), ("episode_length", 1)):
+        value = options.get(name, least)
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"`env_option`: expected {name} to be a whole number of at least {least}, got {value!r}")
+    return family
 
 
 def _blamed(text: str) -> str:

@@ -7,12 +7,20 @@ import torch
 from gym_machines import Machine, TwoAims
 from gymnasium import spaces
 
-from envs import base, transition_tables
+from envs import base, building, transition_tables
 from envs.gym_tasks import GymTasks
 from envs.simulators import SimulatorError
 from envs.spaces import Actions, axes, flat
 
 MACHINE = "gym_machines:Machine-v0"
+EVERYWHERE = {"1": (-3, 3), "3": (-3, 3)}
+
+
+class Unplugged(gymnasium.Env):
+    observation_space, action_space = spaces.Box(-np.inf, np.inf, (1,)), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        raise OSError("no cable")
 
 
 def test_an_observation_is_its_numbers_in_order():
@@ -90,6 +98,12 @@ def test_whole_numbers_stay_whole_and_keywords_may_be_nested():
         ("CartPole-v1", {"colour": 1}, "CartPole-v1 cannot be made: TypeError: .*colour"),
         ([Machine, TwoAims], {}, "expected observations of the same space in all tasks"),
         ([Machine], {"tasks": [{}, {}]}, "tasks: expected one for each of 1 environments, got 2"),
+        ("CartPole-v1", {"ranges": "abc"}, "ranges: expected a mapping such as .*, got 'abc'"),
+        ("CartPole-v1", {"ranges": {"1": (-3, np.inf)}}, "ranges: expected two finite numbers, low < high, of 1"),
+        ("CartPole-v1", {"ranges": {"1": 3}}, "ranges: expected two finite numbers, low < high, of 1, got 3"),
+        ("CartPole-v1", {"tasks": [{"length": 1.0}, {"gravity": 5.0}]}, "tasks: expected length of each, got gravity"),
+        ([Machine, Machine], {"tasks": [{"a": 1.0}, {"a": 1.0}]}, "tasks: expected values that tell the environments"),
+        ([Unplugged], {}, "gym-tasks fails in a random run: OSError: no cable"),
         ([], {}, "source: expected an id or at least one environment, got none"),
     ],
 )
@@ -205,6 +219,25 @@ def reward_of(family, action=0, tasks=None):
     simulators.reset(np.zeros(1, dtype=int), np.ones(1, dtype=bool))
     simulators.start(np.array([[action]]), np.ones(1, dtype=bool))
     return simulators.finish().reward.tolist()
+
+
+def test_a_table_that_is_not_followed_gives_no_optimum():
+    lake = gymnasium.make("FrozenLake-v1", is_slippery=True)
+    assert transition_tables.optimal_return(lake, 100) is not None
+    assert transition_tables.optimal_return(gymnasium.wrappers.TransformReward(lake, lambda r: r - 0.1), 100) is None
+    taxi = gymnasium.make("Taxi-v4", fickle_passenger=True)
+    assert transition_tables.optimal_return(taxi, 20) is None
+    lake.unwrapped.P = {0: {"left": []}}
+    assert transition_tables.optimal_return(lake, 100) is None
+
+
+def test_limits_mappings_and_defaults_of_an_environment_are_kept():
+    assert GymTasks("CartPole-v1", max_episode_steps=60, ranges=EVERYWHERE).episode_length == 60
+    gymnasium.register("Nested-v0", lambda contexts: Machine(**contexts[0]), kwargs={"contexts": {0: {"goal": 0.7}}})
+    made = building.build("Nested-v0", {"contexts__0__gain": 2.0}, {}, 5).unwrapped
+    assert (made.gain, made.goal) == (2.0, 0.7)
+    family = GymTasks("Nested-v0", contexts={"0": {"gain": 3.0}})
+    assert family._made({}).unwrapped.gain == 3.0
 
 
 def test_weights_go_by_their_numbers_whatever_their_order():

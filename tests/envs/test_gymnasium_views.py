@@ -107,6 +107,10 @@ def test_the_time_limit_is_the_one_that_wrappers_see():
     assert length(gymnasium.make(PENDULUM, max_episode_steps=130)) == 130
     assert length(gymnasium.make(PENDULUM, episode_length=30)) == 30
     assert length(envs.gymnasium.make(PENDULUM)) == 100
+    with pytest.raises(
+        ValueError, match=r"^episode_length: give max_episode_steps=130 in its place, for more than 100$"
+    ):
+        gymnasium.make(PENDULUM, episode_length=130)
     batch = vector(max_episode_steps=7, autoreset_mode="SameStep")
     batch.reset(seed=0)
     assert [bool(batch.step(np.zeros(6, int))[3].any()) for _ in range(8)] == [False] * 6 + [True, False]
@@ -169,6 +173,28 @@ def test_nothing_starts_by_itself_where_resets_are_disabled():
     observation, _ = batch.reset(options={"reset_mask": np.array([True, False, True])})
     assert batch.unwrapped._state.elapsed.flatten().tolist() == [0, 5, 0]
     np.testing.assert_array_equal(observation[1], before[1])
+
+
+def test_copies_take_a_seed_each_and_nothing_else():
+    batch = vector()
+    first, _ = batch.reset(seed=[1, 2, 3, 4, 5, 6])
+    assert np.array_equal(first, batch.reset(seed=np.arange(1, 7))[0])
+    assert not np.array_equal(first, batch.reset(seed=[1, 2, 3, 4, 5, 7])[0])
+    for seed in ([1, 2], [1.5] * 6, "abcdef"):
+        with pytest.raises(ValueError, match=r"^seed: expected a whole number, or one for each of 6 copies"):
+            batch.reset(seed=seed)
+    batch.step(np.zeros(6, int))
+    assert np.array_equal(batch.reset(seed=3, options={"reset_mask": None})[0], batch.reset(seed=3)[0])
+    with pytest.raises(ValueError, match=r"^tasks: expected at least one, got none$"):
+        vector(tasks=[])
+
+
+def test_controls_that_are_not_finite_are_refused():
+    batch = gymnasium.make_vec("torchq/LinearQuadratic-v0", 2, vectorization_mode="vector_entry_point")
+    batch.reset(seed=0)
+    batch.step(np.zeros((2, 1)))
+    with pytest.raises(ValueError, match=r"^actions: expected finite controls, got"):
+        batch.step(np.array([[0.0], [np.nan]]))
 
 
 def test_arrays_share_the_memory_of_the_tensors_and_torch_gets_these():

@@ -164,7 +164,9 @@ def test_a_price_file_gives_the_constants(tmp_path):
     ("50\n51\n" * 200 + "x\n", "hour 401 of .* has x"),
     ("50\n" * 400, "each is like the others"),
     ("-50\n-51\n" * 400, "a mean above 0"),
-], ids=["no file", "empty", "words", "too short", "nan", "a word", "constant", "below 0"])  # fmt: skip
+    ("31.12.2024 00:00,50\n31.12.2024 01:00,51\n" * 200, "expected times such as 2024-01-01 00:00, or hours"),
+    ("2024-12-31,50\n2024-12-31,51\n" * 200, "expected times such as 2024-01-01 00:00, or hours"),
+], ids=["no file", "empty", "words", "short", "nan", "a word", "constant", "below 0", "no ISO", "dates"])  # fmt: skip
 def test_bad_price_files_are_one_line(tmp_path, content, message):
     path = tmp_path / "prices.csv"
     if content is not None:
@@ -172,6 +174,31 @@ def test_bad_price_files_are_one_line(tmp_path, content, message):
     with pytest.raises(ValueError, match=f"^prices: .*{message}") as caught:
         price_series.read(path)
     assert "\n" not in str(caught.value)
+
+
+def test_hours_come_from_whatever_columns_say_them(tmp_path):
+    """Semicolons and decimal commas, seconds since 1970, dates beside hours from 0 or 1 on, and rows with a number."""
+    prices, path = series(days=60), tmp_path / "prices.csv"
+    expected = price_series.estimate(prices, np.arange(len(prices)) % 24)
+    stamps = np.datetime64("2024-01-01T00") + np.arange(len(prices)).astype("timedelta64[h]")
+    days, seconds = stamps.astype("datetime64[D]"), stamps.astype("datetime64[s]").astype(int)
+    rows = list(zip(range(len(prices)), days, seconds, prices, strict=True))
+    for content in (
+        "time;price\n" + "\n".join(f"{day} {i % 24:02};{price:.6f}".replace(".", ",") for i, day, _, price in rows),
+        "unix,price\n" + "\n".join(f"{second},{price:.6f}" for _, _, second, price in rows[:-3]),
+        "date,hour,price\n" + "\n".join(f"{day},{i % 24 + 1},{price:.6f}" for i, day, _, price in rows),
+        "row,hour,price\n" + "\n".join(f"{i},{i % 24},{price:.6f}" for i, _, _, price in rows),
+        "row,price\n" + "\n".join(f"{i + 100},{price:.6f}" for i, _, _, price in rows),
+    ):
+        path.write_text(content)
+        found = price_series.read(path)
+        assert found.level == pytest.approx(expected.level, rel=0.01), content[:40]
+        np.testing.assert_allclose(found.profile, expected.profile, atol=0.01)
+
+
+def test_days_have_24_hours():
+    with pytest.raises(ValueError, match=r"^profile: expected a number for each of 24 hours, got 2$"):
+        Storage(profile=(0.1, -0.1))
 
 
 def test_quarter_hours_are_refused(tmp_path):

@@ -70,6 +70,14 @@ def test_the_prior_is_the_covariance_of_known_rows(generator):
     assert (fit.best_return < -1e300).all()
 
 
+def test_rows_are_judged_by_the_mean_of_episodes():
+    """Two hundred steps of +1: one episode, or with nine terminations ten."""
+    reward, discount = torch.ones(2, 3, 200), torch.ones(2, 3, 200)
+    discount[1, :, 19:199:20] = 0.0
+    found = row_fit.mean_return(reward, discount)
+    assert found.tolist() == [[200.0] * 3, [20.0] * 3]
+
+
 @pytest.mark.parametrize(("noisy", "expected"), [(True, 1), (False, 5)])
 def test_where_steps_are_random_there_is_one_row_to_begin_with(noisy, expected):
     assert row_fit.num_starts(noisy) == expected

@@ -7,9 +7,11 @@ import pytest
 from problems import command_line, outcome
 
 import torchq
+from torchq.errors import UsageError
 
 MACHINE = ("--algo", "stlrq", "--env", "gym:gym_machines:Machine-v0", "--env-option", "workers=0")
 SHORT = ("--num-seeds", 2, "--eval-every", 2, "--eval-episodes", 2, "--rank", 4, "--device", "cpu", "--no-progress")
+SAME = {"efficiency": 0.9, "wear": 0.1, "volatility": 0.2, "peak": 0.8, "dip": 0.1}
 GAINS = ("--vary", "gain=0.5,1.0")
 
 
@@ -25,6 +27,58 @@ def test_a_run_records_what_it_found_and_can_be_used_again(tmp_path):
     assert run.evaluate(2).shape == (2, 2)
     assert run.policy.act(np.zeros(3), task=1) in range(25)
     assert [len(factor) for factor in run.q_tensor.factors] == [3, 12, 12, 5, 5, 2]
+
+
+def test_settings_of_another_kind_are_one_clear_line():
+    for settings, message in (
+        ({"env": 5}, "^env: expected the name of a family, module:Family or gym:ID, got 5$"),
+        ({"tasks": []}, "^tasks: expected at least one task, got none; leave it out for the family's own$"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            torchq.train(algo="stlrq", **settings)
+
+
+def test_ranges_may_be_said_again_in_part(tmp_path):
+    short = (*SHORT, "--episodes", 2, "--ranges", "position.0=-2:2", "--out", tmp_path / "run")
+    assert command_line(*MACHINE, *GAINS, *short)[0] == 0
+    for ranges in ("position.0=-2:2", "1=-2:2"):
+        assert command_line("--resume", "--out", tmp_path / "run", "--ranges", ranges)[::2] == (0, "")
+    code, _, err = command_line("--resume", "--out", tmp_path / "run", "--ranges", "1=-3:2")
+    assert code == 2
+    assert "--env-option: " in err
+
+
+def test_numpy_and_files_are_recorded_as_numbers_and_whole_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hours = np.arange(24 * 20)
+    (tmp_path / "prices.csv").write_text("\n".join(f"{50 + 10 * np.sin(hour / 4) + hour % 7}" for hour in hours))
+    run = torchq.train(
+        algo="stlrq", env="storage", env_option={"prices": "prices.csv"}, vary={**SAME, "hours": np.array([2.0, 4.0])},
+        episodes=1, eval_every=1, num_seeds=1, rank=4, device="cpu", optimal=False, out=tmp_path / "run",
+    )  # fmt: skip
+    assert run.config.env_option == {"prices": str(tmp_path / "prices.csv")}
+    assert [task["hours"] for task in run.summary["tasks"]] == [2.0, 4.0]
+
+
+def test_what_ends_early_when_it_is_repeated_starts_again(tmp_path, monkeypatch, caplog):
+    """Episodes that are longer in the first process than in the second, in which one of them raises, too."""
+    import gym_machines
+
+    for count, second in ((9, lambda self: 1), (1, lambda self: {}["worn out"])):
+        out = tmp_path / f"run{len(caplog.records)}"
+        with monkeypatch.context() as patch:
+            patch.setattr(gym_machines.Machine, "life", lambda self: 20, raising=False)
+            assert command_line(*MACHINE, *GAINS, *SHORT, "--episodes", 2, "--out", out)[0] == 0
+        with monkeypatch.context() as patch:
+            calls = []
+
+            def life(self, second=second, calls=calls, count=count):
+                calls.append(1)
+                return second(self) if len(calls) <= count else 20
+
+            patch.setattr(gym_machines.Machine, "life", life, raising=False)
+            assert command_line("--resume", "--episodes", 4, "--out", out)[0] == 0
+        assert "do not come out where they were" in caplog.records[-1].message
 
 
 def test_a_run_that_goes_on_equals_one_that_was_never_interrupted(tmp_path):
@@ -51,6 +105,9 @@ def test_an_environment_that_cannot_be_restored_says_so_and_goes_on(tmp_path, ca
         ((*MACHINE, "--vary", "gain"), "--vary: expected words such as length=0.25,0.5,1.0, got 'gain'"),
         ((*MACHINE, "--vary", "gian=1,2"), "--env: gym_machines:Machine-v0 cannot be made: expected a keyword"),
         ((*MACHINE, "--ranges", "position.0=1:-1"), "--ranges: expected low < high of each dimension, got [1.0, -1.0]"),
+        ((*MACHINE, "--ranges", "1=-3:inf"), "--ranges: expected low < high of each dimension, got [-3.0, inf] of '1'"),
+        ((*MACHINE, "--vary", "lambda=1,2"), "--tasks: expected parameters such as length=0.5, got lambda"),
+        ((*MACHINE, "--env-option", "ranges=abc"), "--ranges: expected a mapping such as"),
         ((*MACHINE, "--ranges", "x"), "--ranges: expected words such as 1=-3:3,velocity=0:2, got ('x',)"),
         ((*MACHINE, "--ranges", "speed=0:1"), "--ranges: expected dimensions position.0, position.1, got 'speed'"),
         ((*MACHINE, "--num-tasks", 3), "--num-tasks: expected at most 1, as many as are given, got 3"),
@@ -58,6 +115,9 @@ def test_an_environment_that_cannot_be_restored_says_so_and_goes_on(tmp_path, ca
         ((*MACHINE[:4], "--env-option", "workers"), "--env-option: expected words such as num_actions=20, got"),
         (("--algo", "stlrq", "--env", "gym:Nothing-v0"), "--env: Nothing-v0 cannot be made: expected an environment"),
         (("--algo", "stlrq", "--ranges", "0=1:2"), "--ranges: expected only with --env gym:ID, got --env pendulum"),
+        (("--algo", "stlrq", "--env-option", "num_actions=1"), "num_actions to be a whole number of at least 2, got 1"),
+        (("--algo", "stlrq", "--env-option", "num_actions=abc"), "to be a whole number of at least 2, got 'abc'"),
+        (("--algo", "stlrq", "--env-option", "episode_length=0"), "to be a whole number of at least 1, got 0"),
         (("--algo", "stlrq", "--env-option", "num_action=3"), "got 'num_action'; did you mean num_actions?"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from importlib import metadata, resources
+from importlib import metadata, resources, util
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -32,21 +32,25 @@ def _new(path: Path) -> None:
     module = path.stem
     if path.suffix != ".py" or not module.isidentifier():
         raise UsageError(f"FILE.py: expected the name of a Python module, such as my_family.py, got {path}")
+    if util.find_spec(module) is not None and not path.exists():
+        raise UsageError(f"FILE.py: there is a module {module} already, which this one would hide; name it otherwise")
     if path.exists():
         raise UsageError(f"FILE.py: {path} exists already; name another, nothing is overwritten")
     if not path.parent.is_dir():
         raise UsageError(f"FILE.py: expected a file in a folder that exists, but {path.parent} does not")
     family = "".join(part[:1].upper() + part[1:] for part in module.split("_"))
-    text = resources.files("torchq.cli").joinpath("family_template.txt").read_text()
+    text = resources.files("torchq.cli").joinpath("family_template.txt").read_text(encoding="utf-8")
     filled = Template(text).substitute(module=module, Family=family, name=module.replace("_", "-"))
     ast.parse(filled)
-    path.write_text(filled)
+    path.write_text(filled, encoding="utf-8")
     where = "" if path.parent == Path() else f", in {path.parent},"
     click.echo(f"wrote {path}; next{where} torchq check-family {module}:{family}, then "
                f"torchq train --algo stlrq --env {module}:{family}")  # fmt: skip
 
 
 def _check(family: str) -> None:
+    if families.is_made(family):
+        raise UsageError(f"MODULE:FAMILY: expected a family in torch, got {family}, which Gymnasium checks (check_env)")
     found: Any = families.make(family)
     for entry in metadata.entry_points(group="torchq.environment_checks"):
         if faults := entry.load()(found):

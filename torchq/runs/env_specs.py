@@ -6,6 +6,8 @@ import ast
 import csv
 import dataclasses
 import json
+import keyword
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,15 +26,21 @@ def read_options(given: Any) -> dict[str, Any]:
         UsageError: naming the words that are not as expected.
     """
     if isinstance(given, Mapping):
-        return {str(name): _jsonable(name, value) for name, value in given.items()}
+        return {str(name): _located(_jsonable(name, value)) for name, value in given.items()}
     return dict(_pair(word) for word in _several(given))
+
+
+def _located(value: Any) -> Any:
+    """A value, with the whole path of a file: a run goes on in another folder too."""
+    path = Path(value) if isinstance(value, str) else None
+    return str(path.resolve()) if path is not None and path.suffix and path.is_file() else value
 
 
 def _pair(word: Any) -> tuple[str, Any]:
     name, equals, text = str(word).partition("=")
     if not equals or not name.strip().isidentifier():
         raise UsageError(f"`env_option`: expected words such as num_actions=20, got {word!r}")
-    return name.strip(), _value(text.strip())
+    return name.strip(), _located(_value(text.strip()))
 
 
 def _value(text: str) -> Any:
@@ -66,7 +74,7 @@ def read_ranges(given: Any) -> dict[str, list[float]]:
         found = {name: [float(low), float(high)] for name, (low, high) in pairs}
     except (TypeError, ValueError) as error:
         raise UsageError(f"`ranges`: expected words such as 1=-3:3,velocity=0:2, got {given!r}") from error
-    if wrong := [name for name, (low, high) in found.items() if not (name and low < high)]:
+    if wrong := [name for name, (low, high) in found.items() if not (name and -math.inf < low < high < math.inf)]:
         raise UsageError(f"`ranges`: expected low < high of each dimension, got {found[wrong[0]]} of {wrong[0]!r}")
     return found
 
@@ -120,7 +128,7 @@ class Parameters:
 
     def __init__(self, names: Iterable[str]) -> None:
         names = list(names)
-        wrong = [name for name in names if not name.isidentifier()]
+        wrong = [name for name in names if not name.isidentifier() or keyword.iskeyword(name)]
         if wrong or len(set(names)) < len(names) or not names:
             raise UsageError(f"`tasks`: expected parameters such as length=0.5, got {', '.join(names) or 'none'}")
         self.kind = dataclasses.make_dataclass("Task", [(name, float) for name in names])

@@ -65,6 +65,8 @@ def train(*, out: str | Path | None = None, resume: bool = False, progress: bool
 
 def _plain(value: Any) -> Any:
     """A setting as a configuration holds it: sequences as tuples, numbers of NumPy as numbers, paths as text."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
         return tuple(_plain(one) for one in value)
     if isinstance(value, np.generic):
@@ -119,11 +121,19 @@ def _in_full(given: Mapping[str, Any], resumed: Path | None) -> dict[str, Any]:
     like = resumed if resumed and (resumed / CONFIG).exists() else given.get("adapt_from")
     before = read_config(Path(like)) if like is not None and (Path(like) / CONFIG).exists() else None
     name = before.env if before else given.get("env", default_env(given.get("algo", "")))
+    if not isinstance(name, str):
+        raise UsageError(f"`env`: expected the name of a family, module:Family or gym:ID, got {name!r}")
+    if "tasks" in given and given["tasks"] in ((), ""):
+        raise UsageError("`tasks`: expected at least one task, got none; leave it out for the family's own")
     options = read_options(given.pop("env_option", {}))
     if "ranges" in given:
         if not families.is_made(name):
             raise UsageError(f"`ranges`: expected only with `env=gym:ID`, got `env={name}`")
         options["ranges"] = read_ranges(given.pop("ranges"))
+        if before and "ranges" in before.env_option:  # A run knows all of them; what is said again may be some.
+            called = families.of(before).dimension_name
+            said = {called(dimension): ends for dimension, ends in options["ranges"].items()}
+            options["ranges"] = {**before.env_option["ranges"], **said}
     if options:
         given["env_option"] = {**(before.env_option if before else {}), **options}
     if "vary" in given:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from torchq.config import ENGINES, Config
+from torchq.engines.external import ExternalEnvironment
 from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
 from torchq.lowrank import replay
@@ -20,6 +21,8 @@ _WORDS_PER_TRANSITION = 48
 
 _FUSED_PER_DRAWN = 32
 """Bytes that a fused program keeps of each stored transition that it draws."""
+_COPIES_OF_ACTIONS = 4
+"""Of an episode's actions, which are kept to repeat them: in states and beside environments, of training and tests."""
 _SHARE_FOR_REPLAY = 0.5
 """Of free memory, at most."""
 
@@ -107,7 +110,9 @@ def needed(config: Config, rollout: Rollout, engine: str) -> Need:
             blocks = min(1024, num_tasks // learner.groups * -(-config.num_envs // 16))
             parts = blocks * learner.groups * sum(rollout.grid.mode_sizes) * learner.rank
     learnt = runs * (copies * entries + parts) * size
-    per_env = runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary) + growing
+    outside = isinstance(rollout.env, ExternalEnvironment)
+    episode = _COPIES_OF_ACTIONS * 4 * rollout.env.episode_length if outside else 0
+    per_env = runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary + episode) + growing
     return Need(learnt, per_env, stored + again)
 
 
@@ -139,7 +144,8 @@ def too_large(config: Config, rollout: Rollout, free: int | None) -> dict[str, s
     for engine in ENGINES if free is not None else ():
         if engine != "auto" and (advice := _advice(config, rollout, needed(config, rollout, engine), free or 0)):
             found[engine] = advice
-    if refused := found.get("fused" if config.engine == "auto" else config.engine):
+    least = "external" if isinstance(rollout.env, ExternalEnvironment) else "fused"
+    if refused := found.get(least if config.engine == "auto" else config.engine):
         raise UsageError(refused)
     return found
 

@@ -15,6 +15,7 @@ from torchq import checkpoint, tree
 from torchq.checkpoint import write_atomically
 from torchq.config import Config
 from torchq.engines.contract import Evaluation, RunState, Statistics
+from torchq.engines.external import ExternalEnvironment
 from torchq.engines.rollout import Rollout
 from torchq.engines.torch_settings import wait_for
 from torchq.errors import CheckpointError, DivergedError
@@ -189,12 +190,12 @@ def _epsilon(config: Config, rollout: Rollout, episode: int) -> float:
 def _replay_report(experiment: Experiment, state: RunState, episode: int) -> dict[str, float]:
     """How full the memory is, and what the target tensor expects from the start of an episode: maxₐ Q̄(s₀, a)."""
     config, rollout = experiment.config, experiment.rollout
-    start = rollout.index(rollout.reset(rollout.test_batch(), episode * rollout.env.episode_length))
-    values = rollout.learner.action_values(rollout.learner.policy(state.learner), start).amax(-1)
-    return {
-        "train/target_value": float(values.mean()),
-        "replay/fill": min(1.0, _num_stored(experiment, episode) / config.replay_capacity),
-    }
+    report = {"replay/fill": min(1.0, _num_stored(experiment, episode) / config.replay_capacity)}
+    if not isinstance(rollout.env, ExternalEnvironment):  # Where episodes of those start is not known before.
+        start = rollout.index(rollout.reset(rollout.test_batch(), episode * rollout.env.episode_length))
+        values = rollout.learner.action_values(rollout.learner.policy(state.learner), start).amax(-1)
+        report["train/target_value"] = float(values.mean())
+    return report
 
 
 def _save(experiment: Experiment, folder: Path, here: Position, log: ReplayLog) -> None:
