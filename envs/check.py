@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import base
+from .blame import where
 
 _SHAPE = (2, 3, 4)
 """Seeds, tasks and environments: unequal, so that axes cannot be mistaken."""
@@ -48,12 +49,12 @@ def check_family(family: Any) -> None:
 def find_faults(family: Any) -> list[str]:
     """What is wrong with a family, a line each; no check is made that cannot be, after a fault before it."""
     found: list[str] = []
-    for check in (_attributes, _tasks, _shapes, _grid, _played, _purity, _independence, _devices, _translation):
+    for check in (_attributes, _tasks, _shapes, _grid, _purity, _played, _independence, _devices, _translation):
         try:
             found += check(family)
         except Exception as error:  # Whatever a user's code raises.
             reason = str(error).strip().partition("\n")[0]
-            found.append(f"{check.__name__[1:]}: {type(error).__name__}: {reason}; see the traceback of its code")
+            found.append(f"{check.__name__[1:]}: its code fails: {type(error).__name__}: {reason}{where(error)}")
         if found:
             return found
     return found
@@ -147,7 +148,7 @@ def _played(family: Any) -> Iterator[str]:
     """One episode of random actions and somewhat more, in double precision."""
     tasks, state, _, _ = _start(family, torch.float64)
     generator = torch.Generator().manual_seed(1)
-    ended = torch.zeros(_SHAPE, dtype=torch.bool)
+    ended, told = torch.zeros(_SHAPE, dtype=torch.bool), set[int]()
     for step in range(1, family.episode_length + 1):
         before = state.elapsed
         state, reward, terminated, truncated = family.step(
@@ -157,7 +158,7 @@ def _played(family: Any) -> Iterator[str]:
         if not bool(torch.isfinite(seen[live]).all()) or not bool(torch.isfinite(reward[live]).all()):
             yield f"step: expected finite observations and rewards, got NaN or infinity at step {step}; clamp the state"
             return
-        yield from _bounds(family, seen[live], step)
+        yield from _bounds(family, seen[live], step, told)
         if bool((state.elapsed != before + 1)[live].any()):
             yield "step: expected elapsed to grow by 1 at each step; return elapsed + 1"
             return
@@ -175,14 +176,16 @@ def _played(family: Any) -> Iterator[str]:
         ended = ended | terminated
 
 
-def _bounds(family: Any, seen: Tensor, step: int) -> Iterator[str]:
+def _bounds(family: Any, seen: Tensor, step: int, told: set[int]) -> Iterator[str]:
+    """Each number of the observation that leaves its bounds, the first time."""
     if not hasattr(family, "observation_low") or not seen.numel():
         return
     low, high = (seen.new_tensor(getattr(family, f"observation_{end}")) for end in ("low", "high"))
     slack = 1e-9 * (1.0 + high - low).nan_to_num(posinf=1.0)
-    for number in range(seen.shape[-1]):
+    for number in (number for number in range(seen.shape[-1]) if number not in told):
         least, most = float(seen[..., number].min()), float(seen[..., number].max())
         if least < low[number] - slack[number] or most > high[number] + slack[number]:
+            told.add(number)
             yield (
                 f"observation_low, observation_high: expected number {number} between {float(low[number]):g} and "
                 f"{float(high[number]):g}, got {least:g} to {most:g} at step {step}; widen them, or clamp the state"
@@ -232,7 +235,10 @@ def _devices(family: Any) -> Iterator[str]:
         parts = [*made, *_flat(family.step(tasks, state, action, uniforms)), family.observe(state)]
     except (RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]
-        yield f"device: expected tensors on the device of the tasks ({reason}); use zeros_like, or what came"
+        if "item()" in reason or "is_nonzero" in reason:
+            yield f"device: expected no value to be read, as `if` and `.item()` do{where(error)}; use torch.where"
+        else:
+            yield f"device: expected tensors on the device of the tasks ({reason}); use zeros_like, or what came"
         return
     if wrong := [part for part in parts if part.device.type != "meta"]:
         yield f"device: expected all results on the device of the tasks, got {len(wrong)} on {wrong[0].device}"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import base, random_ranges, transition_tables
+from .blame import where
 from .building import REWARD_WEIGHTS, build, whole_keys
 from .simulators import Making, Simulators
 from .spaces import Actions, alike, axes
@@ -91,6 +92,8 @@ class GymTasks:
             raise ValueError(f"tasks: expected {', '.join(self.given[0])} of each, got {', '.join(odd[0]) or 'none'}")
         if not isinstance(source, str) and any(self.given.count(task) > 1 for task in self.given):
             raise ValueError("tasks: expected values that tell the environments apart, got some twice")
+        if both := [name for name in self.given[0] if name in options]:
+            raise ValueError(f"tasks: expected no constants among the parameters, got {both[0]} as both")
         self.task_type = dataclasses.make_dataclass("GymTask", [(name, float) for name in self.given[0]], frozen=True)
         self.name = source if isinstance(source, str) else "gym-tasks"
         if workers is not None and (not isinstance(workers, int) or workers < 0):
@@ -268,7 +271,7 @@ class GymTasks:
                 rows += random_ranges.observations(env, self.space, number, _RANDOM_STEPS // len(chosen))
             except Exception as error:  # Whatever a user's environment raises.
                 reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-                raise ValueError(f"{self.name} fails in a random run: {reason}") from error
+                raise ValueError(f"{self.name} fails in a random run: {reason}{where(error)}") from error
             env.close()
         return np.array(rows)
 

@@ -55,13 +55,29 @@ def one_task(env: Any, task: Any) -> Any:
         required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
         if set(task) - set(names) or set(required) - set(task):
             raise ValueError(f"task: expected the parameters {', '.join(names)}, got {dict(task)}")
-        return kind(**{name: float(value) for name, value in task.items()})
+        try:
+            numbers = {name: float(value) for name, value in task.items()}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"task: expected numbers, got {dict(task)}") from error
+        return _possible(env, kind(**numbers))
     if isinstance(task, int | np.integer) and not isinstance(task, bool):
         if not 0 <= task < len(available):
             raise ValueError(f"task: expected a number from 0 to {len(available) - 1}, got {task}")
         return available[int(task)]
     if not isinstance(task, kind):
         raise ValueError(f"task: expected a number, {kind.__name__} or a mapping of its parameters, got {task!r}")
+    return _possible(env, task)
+
+
+def _possible(env: Any, task: Any) -> Any:
+    """A task whose parameters are finite, and above 0 where they count by orders of magnitude."""
+    values = dataclasses.astuple(task)
+    kinds = [said.kind for said in getattr(env, "parameters", ())] or ["linear"] * len(values)
+    for field, value, kind in zip(dataclasses.fields(task), values, kinds, strict=True):
+        if not np.isfinite(value) or (kind == "log" and value <= 0.0):
+            raise ValueError(
+                f"task: expected a number{' above 0' if kind == 'log' else ''} for {field.name}, got {value}"
+            )
     return task
 
 
@@ -163,8 +179,9 @@ class SingleTaskEnv(gymnasium.Env[np.ndarray, Any]):
                 raise ValueError(f"action: expected a whole number from 0 to {self.action_space.n - 1}, got {action!r}")
             return torch.full((1, 1, 1), int(number.item()))
         control = np.asarray(action, dtype=np.float64)
-        if control.size != 1 or not np.isfinite(control).all():
-            raise ValueError(f"action: expected one finite control, got {action!r}")
+        bound = float(self.action_space.high[0])  # type: ignore[attr-defined]
+        if control.size != 1 or not np.abs(control).max() <= bound * (1.0 + 1e-6):
+            raise ValueError(f"action: expected one control between {-bound:g} and {bound:g}, got {action!r}")
         return torch.full((1, 1, 1), control.item(), dtype=torch.float64)
 
     def _uniforms(self, count: int) -> torch.Tensor:

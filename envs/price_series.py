@@ -109,11 +109,14 @@ def _hours(rows: list[list[str]], column: int, path: str | Path) -> np.ndarray:
     columns = [[row[before].strip() for row in rows] for before in range(column)]
     times = next((found for cells in columns if (found := _times(cells)) is not None), [])
     if any(time.hour for time in times):
-        apart = float(np.median([(after - time).total_seconds() for time, after in itertools.pairwise(times)]))
-        if apart != 3600.0:
+        steps = np.array([(after - time).total_seconds() for time, after in itertools.pairwise(times)])
+        if (apart := float(np.median(steps))) != 3600.0:
             raise ValueError(
                 f"prices: expected a line for each hour, but those of {path} are {apart / 60:g} minutes apart"
             )
+        if len(wrong := np.flatnonzero((steps < 0.0) | (steps > 7200.0))):  # A clock is changed twice a year.
+            where = f"{times[wrong[0]]} and {times[wrong[0] + 1]} follow each other in {path}"
+            raise ValueError(f"prices: expected a line for each hour, but {where}; fill what is missing")
         return np.array([time.hour for time in times])
     for cells in columns:
         if all(map(str.isdigit, cells)) and (hours := np.array(cells, dtype=int)).max() in (23, 24):

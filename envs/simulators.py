@@ -4,7 +4,9 @@ bundles of environments, of which each worker has one.
 
 from __future__ import annotations
 
+import ctypes
 import math
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,9 +17,12 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from .blame import where
 from .spaces import Actions, flat
 
 _DIED = (EOFError, ConnectionResetError, BrokenPipeError)
+_WORKER = "Worker<AsyncVectorEnv>"
+"""How Gymnasium's processes are called."""
 _PATIENCE = 5.0
 """Seconds that processes have to end."""
 
@@ -68,6 +73,7 @@ class _Bundle(gymnasium.Env[np.ndarray, np.ndarray]):
         seeds = options["seeds"][self.offset : self.offset + len(self.makings)]
         mask = options["mask"][self.offset : self.offset + len(self.makings)]
         error = ""
+        _end_with_parent()
         for number in np.flatnonzero(mask).tolist():
             error = error or self._guarded(number, "reset()", partial(self._reset, number, int(seeds[number])))
         return self.rows, {"error": error} if error else {}
@@ -96,7 +102,8 @@ class _Bundle(gymnasium.Env[np.ndarray, np.ndarray]):
         env, making = self.envs[number], self.makings[number]
         assert env is not None
         observation, reward, terminated, truncated, _ = env.step(making.actions(action))
-        self._keep(number, env, observation, _scalar(reward, making.reward_weights), terminated, truncated)
+        gained = _scalar(reward, making.reward_weights)
+        self._keep(number, env, observation, gained, _truth(terminated, "terminated"), _truth(truncated, "truncated"))
 
     def _keep(self, number: int, env: gymnasium.Env, observation: Any, *rest: Any) -> None:
         numbers = flat(env.observation_space, observation)
@@ -114,8 +121,21 @@ class _Bundle(gymnasium.Env[np.ndarray, np.ndarray]):
             call()
         except Exception as error:  # Whatever an environment raises.
             reason = str(error).strip().partition("\n")[0]
-            return f"{self.makings[number].label}: {what} failed: {type(error).__name__}: {reason}"
+            return f"{self.makings[number].label}: {what} failed: {type(error).__name__}: {reason}{where(error)}"
         return ""
+
+
+def _truth(value: Any, what: str) -> bool:
+    if not isinstance(value, bool | np.bool_) and value not in (0, 1):
+        raise ValueError(f"gave {what} {value!r}, expected True or False")
+    return bool(value)
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process with the one that made it, if that one made it for environments alone."""
+    if multiprocessing.current_process().name.startswith(_WORKER):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @contextmanager
@@ -148,6 +168,7 @@ class Simulators:
 
     def __init__(self, makings: Sequence[Making], workers: int) -> None:
         self.count, self._axes = len(makings), len(makings[0].actions.sizes)
+        self._labels = [making.label for making in makings]
         shares = np.array_split(np.arange(self.count), max(1, min(workers, self.count)))
         self._each = max(map(len, shares))
         self._sizes = [len(share) for share in shares]
@@ -225,5 +246,12 @@ class Simulators:
             for process in self._vector.processes:
                 process.join(0.2)
             dead = [process for process in self._vector.processes if not process.is_alive()]
-            which = f"{dead[0].name.rpartition('-')[2]} (exit code {dead[0].exitcode})" if dead else "of unknown number"
-            raise SimulatorError(f"worker process {which} died: killed, out of memory, or crashed") from error
+            which = f" (exit code {dead[0].exitcode})" if dead else ""
+            of = self._tasks_of(self._vector.processes.index(dead[0])) if dead else ""
+            raise SimulatorError(f"a worker process{of} died{which}: killed, out of memory, or crashed") from error
+
+    def _tasks_of(self, worker: int) -> str:
+        """The tasks of a worker, the first few of them."""
+        first = sum(self._sizes[:worker])
+        labels = list(dict.fromkeys(self._labels[first : first + self._sizes[worker]]))
+        return f" of {', '.join(labels[:3])}{' and others' if len(labels) > 3 else ''}"

@@ -119,6 +119,7 @@ class Storage:
             the place of `level`, `volatility`, `persistence` and `profile`. Tasks are spread around these: a task with
             the file's `volatility`, a peak of 1 and no dip meets its prices. From the command line:
             `--env storage --env-option prices=prices.csv`.
+        market: what the file says, once it is read; a run that goes on takes it from there.
         persistence: φ.
         level: EUR/MWh, for those who want money; nothing here depends on it.
         volatility: the middle of the tasks', more or less; each task has its own.
@@ -132,6 +133,7 @@ class Storage:
     volatility: float = 0.25
     profile: tuple[float, ...] = PEAKS
     dip_profile: tuple[float, ...] = DIP
+    market: tuple[Any, ...] = ()
 
     name = "storage"
     terminates = False
@@ -154,9 +156,16 @@ class Storage:
                 raise ValueError(f"{name}: expected a number for each of 24 hours, got {len(getattr(self, name))}")
         if self.prices is None:
             return
-        found = price_series.read(self.prices)
-        for name in ("level", "volatility", "persistence", "profile"):
-            object.__setattr__(self, name, getattr(found, name))
+        found = price_series.PriceModel(*self.market) if self.market else price_series.read(self.prices)
+        for name, value in found._asdict().items():
+            object.__setattr__(self, name, tuple(value) if name == "profile" else value)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Arguments that give this family again, whatever becomes of the file of prices."""
+        if self.prices is None:
+            return {}
+        return {"market": [getattr(self, name) for name in price_series.PriceModel._fields]}
 
     @property
     def parameters(self) -> tuple[base.Dimension, ...]:

@@ -53,6 +53,10 @@ class FamilyVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"render_mode: expected rgb_array or None, got {render_mode!r}")
         if output not in ("numpy", "torch"):
             raise ValueError(f"output: expected numpy or torch, got {output!r}")
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device: expected one that PyTorch has here, got {device}") from error
         if output == "numpy" and torch.device(device).type != "cpu":
             raise ValueError(f"device: expected cpu with output numpy, got {device}")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -156,14 +160,19 @@ class FamilyVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _checked(self, actions: Any) -> Tensor:
         discrete = isinstance(self.single_action_space, gymnasium.spaces.Discrete)
-        found = torch.as_tensor(actions, device=self.device)
+        try:
+            found = torch.as_tensor(actions, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"actions: expected an array of {self.num_envs} numbers, got {actions!r}") from error
         if found.numel() != self.num_envs:
             raise ValueError(
                 f"actions: expected {self.num_envs}, one for each copy, got the shape {tuple(found.shape)}"
             )
         if not discrete:
-            if self.device.type == "cpu" and not bool(found.isfinite().all()):
-                raise ValueError(f"actions: expected finite controls, got {found.flatten().tolist()[:8]}")
+            bound = float(self.single_action_space.high[0])  # type: ignore[attr-defined]
+            if self.device.type == "cpu" and not bool((found.abs() <= bound * (1.0 + 1e-6)).all()):
+                came = found.flatten().tolist()[:8]
+                raise ValueError(f"actions: expected controls between {-bound:g} and {bound:g}, got {came}")
             return found.to(torch.float32).view(1, -1, 1)
         count = int(self.single_action_space.n)  # type: ignore[attr-defined]
         if found.is_floating_point() or found.dtype == torch.bool:

@@ -35,7 +35,10 @@ class Machine(gymnasium.Env):
             self.go_wrong()
         reward = np.nan if self.fail == "reward" and self.t == 7 else -float(np.abs(self.x).sum())
         observation = {"position": np.zeros(3), "clock": 0} if self.fail == "shape" and self.t == 7 else self.observed()
-        return observation, reward, bool(np.abs(self.x).max() < self.goal), self.t >= self.life(), {}
+        return observation, reward, self.over(), self.t >= self.life(), {}
+
+    def over(self):
+        return np.nan if self.fail == "end" and self.t == 7 else bool(np.abs(self.x).max() < self.goal)
 
     def life(self):
         return 20

@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -85,7 +86,12 @@ def make(name: str, options: Mapping[str, Any] | None = None, tasks: Sequence[Ma
 
 
 def _checked(family: Any, options: Mapping[str, Any]) -> Any:
-    """A family whose counts that were given are counts."""
+    """A family whose counts that were given are counts, and whose numbers are numbers."""
+    kind = type(family)
+    for name, value in options.items():
+        usual = getattr(kind, name, None)
+        if isinstance(usual, int | float) and not (isinstance(value, int | float) and math.isfinite(value)):
+            raise UsageError(f"`env_option`: expected a number for {name}, such as {usual}, got {value!r}")
     for name, least in (("num_actions", 2), ("episode_length", 1)):
         value = options.get(name, least)
         if not isinstance(value, int) or value < least:

@@ -53,6 +53,12 @@ class NoState:
     pass
 
 
+def reading(self, tasks, state, action, uniforms):
+    if state.theta.max() > 100.0:
+        raise ValueError("far off")
+    return envs.Pendulum.step(self, tasks, state, action, uniforms)
+
+
 FAULTS = {
     "no observe": (type("Bare", (), {"name": "bare"})(), "observe: expected an attribute of Bare, got none"),
     "not frozen": (type("Loose", (envs.Pendulum,), {"__dataclass_params__": None})(), "expected a frozen dataclass"),
@@ -70,11 +76,12 @@ FAULTS = {
     "steps not counted": (stepping(lambda s, r, a, b: (s._replace(elapsed=0 * s.elapsed), r, a, b)), "elapsed to grow"),
     "in place": (pendulum(step=in_place), "step: expected its arguments to stay as they were; use x = x + 1"),
     "own random numbers": (stepping(lambda s, r, a, b: (s, r + torch.rand(()), a, b)), "equal results from equal"),
+    "a value that is read": (pendulum(step=reading), "device: expected no value to be read, as `if` and `.item()` do"),
     "mean over the batch": (stepping(lambda s, r, a, b: (s, r - r.mean(), a, b)), "expected seeds not to depend on each"),
     "mean over copies": (stepping(lambda s, r, a, b: (s, r - r.mean(-1, True), a, b)), "environments not to depend"),
     "another device": (pendulum(step=off_device), "device: expected tensors on the device of the tasks"),
     "no translation": (pendulum(step=steered), "translation: Changed.step: aten."),
-    "raises": (pendulum(reset=lambda *_: 1 / 0), "shapes: ZeroDivisionError: division by zero"),
+    "raises": (pendulum(reset=lambda *_: 1 / 0), "shapes: its code fails: ZeroDivisionError: division by zero (test_check.py, line "),
 }  # fmt: skip
 
 

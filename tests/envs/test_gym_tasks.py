@@ -104,6 +104,11 @@ def test_whole_numbers_stay_whole_and_keywords_may_be_nested():
         ("CartPole-v1", {"tasks": [{"length": 1.0}, {"gravity": 5.0}]}, "tasks: expected length of each, got gravity"),
         ([Machine, Machine], {"tasks": [{"a": 1.0}, {"a": 1.0}]}, "tasks: expected values that tell the environments"),
         ([Unplugged], {}, "gym-tasks fails in a random run: OSError: no cable"),
+        (
+            "CartPole-v1",
+            {"tasks": [{"length": 1.0}], "length": 2.0},
+            "no constants among the parameters, got length",
+        ),
         ([], {}, "source: expected an id or at least one environment, got none"),
     ],
 )
@@ -166,7 +171,8 @@ def push(simulators, count, steps):
         ("nan", "gave an observation that is not finite"),
         ("reward", "gave the reward nan"),
         ("shape", r"expected an observation of Box.*, got one of the shape \(3,\)"),
-        ("die", r"worker process 0 \(exit code -9\) died"),
+        ("end", r"step\(\) failed: ValueError: gave terminated nan, expected True or False"),
+        ("die", r"a worker process of task .* died \(exit code -9\): killed"),
     ],
 )
 def test_an_environment_that_fails_is_one_line_that_names_it(workers, fail, message):

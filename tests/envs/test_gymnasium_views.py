@@ -95,6 +95,25 @@ def test_actions_that_there_are_not_are_refused(action):
         batch.step(np.array([action, action]))
 
 
+@pytest.mark.parametrize(
+    "task", [{"mass": -1.0, "length": 1.0}, {"mass": np.nan, "length": 1.0}, {"mass": "a", "length": 1}]
+)
+def test_tasks_that_cannot_be_are_refused(task):
+    env = gymnasium.make(PENDULUM)
+    with pytest.raises(ValueError, match=r"^task: expected "):
+        gymnasium.make(PENDULUM, task=task)
+    with pytest.raises(ValueError, match=r"^task: expected "):
+        env.reset(seed=0, options={"task": task})
+
+
+def test_controls_keep_to_their_space():
+    env = gymnasium.make("torchq/LinearQuadratic-v0")
+    env.reset(seed=0)
+    env.step(np.array([10.0], np.float32))
+    with pytest.raises(ValueError, match=r"^action: expected one control between -10 and 10, got"):
+        env.step(np.array([11.0]))
+
+
 def test_the_time_limit_is_the_one_that_wrappers_see():
     def length(env):
         env.reset(seed=0)
@@ -193,7 +212,7 @@ def test_controls_that_are_not_finite_are_refused():
     batch = gymnasium.make_vec("torchq/LinearQuadratic-v0", 2, vectorization_mode="vector_entry_point")
     batch.reset(seed=0)
     batch.step(np.zeros((2, 1)))
-    with pytest.raises(ValueError, match=r"^actions: expected finite controls, got"):
+    with pytest.raises(ValueError, match=r"^actions: expected controls between -10 and 10, got"):
         batch.step(np.array([[0.0], [np.nan]]))
 
 

@@ -196,6 +196,17 @@ def test_hours_come_from_whatever_columns_say_them(tmp_path):
         np.testing.assert_allclose(found.profile, expected.profile, atol=0.01)
 
 
+def test_missing_hours_are_refused_but_not_the_change_of_the_clock(tmp_path):
+    prices, path = series(days=60), tmp_path / "prices.csv"
+    stamps = np.datetime64("2024-01-01T00") + np.arange(len(prices)).astype("timedelta64[h]")
+    rows = [f"{str(stamp).replace('T', ' ')}:00,{price}" for stamp, price in zip(stamps, prices, strict=True)]
+    path.write_text("\n".join([*rows[:500], *rows[501:]]))
+    price_series.read(path)
+    path.write_text("\n".join([*rows[:500], *rows[599:]]))
+    with pytest.raises(ValueError, match=r"^prices: .* 2024-01-21 19:00:00 and 2024-01-25 23:00:00 follow each other"):
+        price_series.read(path)
+
+
 def test_days_have_24_hours():
     with pytest.raises(ValueError, match=r"^profile: expected a number for each of 24 hours, got 2$"):
         Storage(profile=(0.1, -0.1))

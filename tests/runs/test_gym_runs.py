@@ -31,7 +31,10 @@ def test_a_run_records_what_it_found_and_can_be_used_again(tmp_path):
 
 def test_settings_of_another_kind_are_one_clear_line():
     for settings, message in (
-        ({"env": 5}, "^env: expected the name of a family, module:Family or gym:ID, got 5$"),
+        (
+            {"env": 5},
+            "^env: expected the name of a family, gym:ID, or module:NAME of a family in a module of ",
+        ),
         ({"tasks": []}, "^tasks: expected at least one task, got none; leave it out for the family's own$"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -56,7 +59,11 @@ def test_numpy_and_files_are_recorded_as_numbers_and_whole_paths(tmp_path, monke
         algo="stlrq", env="storage", env_option={"prices": "prices.csv"}, vary={**SAME, "hours": np.array([2.0, 4.0])},
         episodes=1, eval_every=1, num_seeds=1, rank=4, device="cpu", optimal=False, out=tmp_path / "run",
     )  # fmt: skip
-    assert run.config.env_option == {"prices": str(tmp_path / "prices.csv")}
+    assert run.config.env_option["prices"] == str(tmp_path / "prices.csv")
+    (tmp_path / "prices.csv").unlink()  # A run knows its market.
+    monkeypatch.chdir("/")
+    assert np.isfinite(run.evaluate(2)).all()
+    assert torchq.train(out=tmp_path / "run", resume=True, episodes=2).config.env_option == run.config.env_option
     assert [task["hours"] for task in run.summary["tasks"]] == [2.0, 4.0]
 
 
@@ -116,7 +123,10 @@ def test_an_environment_that_cannot_be_restored_says_so_and_goes_on(tmp_path, ca
         (("--algo", "stlrq", "--env", "gym:Nothing-v0"), "--env: Nothing-v0 cannot be made: expected an environment"),
         (("--algo", "stlrq", "--ranges", "0=1:2"), "--ranges: expected only with --env gym:ID, got --env pendulum"),
         (("--algo", "stlrq", "--env-option", "num_actions=1"), "num_actions to be a whole number of at least 2, got 1"),
-        (("--algo", "stlrq", "--env-option", "num_actions=abc"), "to be a whole number of at least 2, got 'abc'"),
+        (
+            ("--algo", "stlrq", "--env-option", "num_actions=abc"),
+            "expected a number for num_actions, such as 10, got 'abc'",
+        ),
         (("--algo", "stlrq", "--env-option", "episode_length=0"), "to be a whole number of at least 1, got 0"),
         (("--algo", "stlrq", "--env-option", "num_action=3"), "got 'num_action'; did you mean num_actions?"),
     ],
@@ -146,7 +156,8 @@ def test_a_failure_in_the_middle_keeps_the_last_checkpoint(tmp_path, monkeypatch
     code, _, err = command_line(*MACHINE, *GAINS, *SHORT, "--episodes", 9, "--out", out)
     assert code == 2
     assert err == (
-        "error: training stopped: task gain=0.5: step() failed: OSError: the cable is out; go on with: --resume "
+        "error: training stopped: task gain=0.5: step() failed: OSError: the cable is out "
+        f"(test_gym_runs.py, line {failing.__code__.co_firstlineno + 3}); go on with: --resume "
         f"--out {out}\n"
     )
     monkeypatch.undo()

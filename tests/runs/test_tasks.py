@@ -86,6 +86,21 @@ def test_files_that_hold_no_tasks_are_one_line(tmp_path):
             read_tasks(str(path), PENDULUM)
 
 
+def test_tables_are_read_as_spreadsheets_write_them(tmp_path):
+    """A mark at the start, capitals in the name, spaces, semicolons, a semicolon at the end of words."""
+    expected = ({"mass": 0.2, "length": 0.8}, {"mass": 0.4, "length": 0.6})
+    for content in ("\ufeffmass,length\n0.2,0.8\n0.4,0.6\n", "mass ; length\n0.2;0.8\n\n0.4; 0.6\n"):
+        path = tmp_path / "tasks.CSV"
+        path.write_text(content, encoding="utf-8")
+        assert read_tasks(path, PENDULUM) == expected
+    assert read_tasks("mass=0.2,length=0.8;mass=0.4,length=0.6;", PENDULUM) == expected
+    path.write_text("mass,length\n0.2,0.8\n0.4\n")
+    with pytest.raises(UsageError, match="line 3 has 1 cells for 2 columns"):
+        read_tasks(path, PENDULUM)
+    with pytest.raises(UsageError, match=r"got mass=\[0.2, 0.3\],length=1; a product of values is vary"):
+        read_tasks({"mass": [0.2, 0.3], "length": 1}, PENDULUM)
+
+
 def test_a_quarter_of_a_grid_is_held_out_and_no_value_with_it():
     found = chosen(tasks="mass=0.05:1:8,length=0.5:1:8", task_modes="linear", held_out=0.25)
     assert (found.num_trained, len(found.held_out)) == (48, 16)

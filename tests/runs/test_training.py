@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import envs
 import torchq.runs.training
 from torchq.checkpoint import load_checkpoint
+from torchq.runs.metrics import Metrics
 
 SMALL = (
     "--env",
@@ -33,6 +34,18 @@ def run(folder, *arguments, algo="stlrq", environments=None):
     code, out, err = command_line("--algo", algo, *SMALL, "--out", folder, *arguments, library=environments)
     assert code == 0, err
     return out
+
+
+def test_what_falls_apart_is_found_and_noise_is_not():
+    steps = np.arange(1, 41)
+    rising = -100.0 + 90.0 * (1 - np.exp(-steps / 5.0)) + np.random.default_rng(0).normal(size=40)
+    falling = np.where(steps < 20, rising, -500.0)
+    metrics = Metrics(steps, 100 * steps, np.stack([rising, falling], axis=1)[:, None].repeat(3, axis=1))
+    ((task, best, samples, last),) = metrics.fallen()
+    assert (task, last) == (1, -500.0)
+    assert best > -15
+    assert 500 < samples < 2000
+    assert Metrics(steps[:4], steps[:4], metrics.returns[:4]).fallen() == []
 
 
 def test_run_folder_holds_what_is_promised(tmp_path):

@@ -16,6 +16,9 @@ from torchq.cli.flags import options
 from torchq.errors import spell
 from torchq.runs.launch import launch
 
+_FEW = 64
+"""Tasks whose curves are read again at the end."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of train.py; returns the exit code."""
@@ -32,6 +35,13 @@ def _train(out: Path | None, resume: bool, progress: bool | None, **flags: Any) 
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     run = launch(given, out, resume=resume, progress=progress, tell=_tell)
     click.echo(_study_report(run.summary) if run.is_study else _table(run.summary))
+    if not run.is_study and len(run.summary["final_return"]["median"]) <= _FEW and (fallen := run.metrics.fallen()):
+        task, best, samples, last = fallen[0]
+        others = f", as {len(fallen) - 1} others did," if len(fallen) > 1 else ""
+        _tell(
+            f"task {task} fell{others} from {best:.4g} at {samples:,} samples to {last:.4g}: a lower `target_rate` or "
+            "`learning_rate`, or a finer grid, may hold it; the policy that is kept is the last", logging.WARNING
+        )  # fmt: skip
 
 
 def _tell(text: str, level: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import dataclasses
 import json
 import keyword
@@ -15,6 +14,7 @@ from typing import Any
 
 from torchq import families
 from torchq.errors import UsageError
+from torchq.runs.task_specs import is_file, read_table
 
 
 def read_options(given: Any) -> dict[str, Any]:
@@ -70,6 +70,8 @@ def read_ranges(given: Any) -> dict[str, list[float]]:
     else:
         words = [part for word in _several(given) for part in str(word).split(",")]
         pairs = [(word.partition("=")[0].strip(), word.partition("=")[2].split(":")) for word in words]
+        if twice := [name for number, (name, _) in enumerate(pairs) if name in [other for other, _ in pairs[:number]]]:
+            raise UsageError(f"`ranges`: expected each dimension once, got {twice[0]} twice")
     try:
         found = {name: [float(low), float(high)] for name, (low, high) in pairs}
     except (TypeError, ValueError) as error:
@@ -90,9 +92,20 @@ def read_vary(given: Any) -> str:
     else:
         parts = [str(word).replace(" ", "").replace(",", ";") for word in _several(given)]
     for part in parts:
-        if not re.fullmatch(r"[^=;]+=[^=]+", part):
+        name, _, text = part.partition("=")
+        if not re.fullmatch(r"[^=;]+=[^=]+", part) or not all(map(_is_span, text.split(";"))):
             raise UsageError(f"`vary`: expected words such as length=0.25,0.5,1.0, got {part.replace(';', ',')!r}")
+        if len(set(text.split(";"))) < len(text.split(";")) or sum(other.startswith(f"{name}=") for other in parts) > 1:
+            raise UsageError(f"`vary`: expected each parameter and value once, got {name} or a value of it twice")
     return ",".join(parts)
+
+
+def _is_span(text: str) -> bool:
+    """Whether a word is a number, or low:high:count."""
+    try:
+        return all(map(math.isfinite, map(float, text.split(":")))) and text.count(":") in (0, 2)
+    except ValueError:
+        return False
 
 
 def names_in(given: Any) -> tuple[str, ...]:
@@ -102,15 +115,14 @@ def names_in(given: Any) -> tuple[str, ...]:
         item = vars(item)
     if isinstance(item, Mapping):
         return tuple(map(str, item))
-    path = Path(str(item))
-    try:
-        if path.suffix == ".csv":
-            with path.open(newline="") as file:
-                return tuple(csv.DictReader(file).fieldnames or ())
-        if path.suffix == ".json":
-            return tuple(json.loads(path.read_bytes())[0])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ()  # Reading the tasks themselves says what is wrong.
+    path = Path(str(item).strip())
+    if is_file(str(path)):
+        try:
+            return tuple((read_table(path) if path.suffix.lower() == ".csv" else json.loads(path.read_bytes()))[0])
+        except FileNotFoundError as error:
+            raise UsageError(f"`tasks`: expected a file of tasks, but {path} does not exist") from error
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UsageError(f"`tasks`: {path} cannot be read as tasks ({error})") from error
     first = re.split(r";(?=\s*[^\W\d][\w.]*\s*=)", str(item))[0]
     return tuple(part.partition("=")[0].strip() for part in first.split(","))
 
@@ -128,7 +140,7 @@ class Parameters:
 
     def __init__(self, names: Iterable[str]) -> None:
         names = list(names)
-        wrong = [name for name in names if not name.isidentifier() or keyword.iskeyword(name)]
+        wrong = [name for name in names if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_")]
         if wrong or len(set(names)) < len(names) or not names:
             raise UsageError(f"`tasks`: expected parameters such as length=0.5, got {', '.join(names) or 'none'}")
         self.kind = dataclasses.make_dataclass("Task", [(name, float) for name in names])

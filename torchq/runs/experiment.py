@@ -242,6 +242,9 @@ def prepare(
     first = warm_start(config, rollout, cold) if warm_start else cold
     stored = rollout.empty_memory(memory.replay_slots(config, env.episode_length))
     state = RunState(first, rollout.reset(batch, 0), nothing, stored)
+    if (count := env.observe(state.env).shape[-1]) != len(env.grid_low):
+        came = f"{type(env).__name__} observes {count}, and has a grid of {len(env.grid_low)}"
+        raise UsageError(f"`env`: expected a dimension of the grid for each number of the observation, but {came}")
     num_steps = config.episodes * env.episode_length * (of_run.num_trained if in_turns else 1)
     engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
     notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())

@@ -122,7 +122,10 @@ def _in_full(given: Mapping[str, Any], resumed: Path | None) -> dict[str, Any]:
     before = read_config(Path(like)) if like is not None and (Path(like) / CONFIG).exists() else None
     name = before.env if before else given.get("env", default_env(given.get("algo", "")))
     if not isinstance(name, str):
-        raise UsageError(f"`env`: expected the name of a family, module:Family or gym:ID, got {name!r}")
+        raise UsageError(
+            "`env`: expected the name of a family, gym:ID, or module:NAME of a family in a module of yours, got "
+            f"{type(name).__name__}"
+        )
     if "tasks" in given and given["tasks"] in ((), ""):
         raise UsageError("`tasks`: expected at least one task, got none; leave it out for the family's own")
     options = read_options(given.pop("env_option", {}))
@@ -150,7 +153,7 @@ def _in_full(given: Mapping[str, Any], resumed: Path | None) -> dict[str, Any]:
 def _family(config: Config) -> tuple[Config, Any]:
     """The family of a configuration, and the configuration with what the family found out about itself."""
     family = families.of(config)
-    if families.is_made(config.env) and (found := getattr(family, "resolved", None)):
+    if (families.is_made(config.env) or config.env_option) and (found := getattr(family, "resolved", None)):
         config = config.replace(env_option={**config.env_option, **found})
     return config, family
 

@@ -15,6 +15,8 @@ from torchq.errors import CheckpointError, MetricsError
 METRICS = "metrics.csv"
 _COLUMNS = ("episode", "samples", "seed", "task", "return")
 _HEADER = ",".join(_COLUMNS) + "\n"
+_WINDOW = 3
+"""Evaluations that are looked at together, where one may be noise."""
 
 
 class Metrics(NamedTuple):
@@ -30,6 +32,20 @@ class Metrics(NamedTuple):
     def final_return(self, num_evaluations: int = 10) -> np.ndarray:
         """Mean of each seed's last evaluations, (seeds, tasks)."""
         return self.returns[-num_evaluations:].mean(0)
+
+    def fallen(self) -> list[tuple[int, float, int, float]]:
+        """Tasks that end at less than half of what they had gained: number, best return, its samples, and the last.
+
+        Of medians over seeds, three evaluations in a row each.
+        """
+        medians = np.median(self.returns, axis=1)  # (evaluations, tasks)
+        if len(medians) < 2 * _WINDOW:
+            return []
+        means = np.stack([medians[i : i + _WINDOW].mean(0) for i in range(len(medians) - _WINDOW + 1)])
+        best, lowest, last = means.max(0), means.min(0), means[-1]
+        samples = self.samples[means.argmax(0) + _WINDOW // 2]
+        tasks = np.flatnonzero(last < best - 0.5 * (best - lowest)).tolist() if len(means) else []
+        return [(task, float(best[task]), int(samples[task]), float(last[task])) for task in tasks]
 
 
 class MetricsFile:

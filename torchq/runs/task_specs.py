@@ -62,10 +62,15 @@ def _read(item: Any, env: Any) -> Iterable[Task]:
         item = vars(item)
     if isinstance(item, Mapping):
         return [_checked(item, names, str(dict(item)), env)]
-    text = str(item)
-    if Path(text).suffix in (".json", ".csv"):
+    text = str(item).strip().strip(";")
+    if is_file(text):
         return [_checked(row, names, text, env) for row in _rows(Path(text))]
     return [task for part in _NEXT_TASK.split(text) for task in _product(part, names, env)]
+
+
+def is_file(text: str) -> bool:
+    """Whether words are the name of a file of tasks."""
+    return Path(text).suffix.lower() in (".json", ".csv")
 
 
 def _product(text: str, names: Sequence[str], env: Any) -> list[Task]:
@@ -92,19 +97,19 @@ def _span(piece: str, said: Any, text: str) -> list[float]:
             return [float(piece)]
         low, high, count = float(parts[0]), float(parts[1]), int(parts[2])
         if len(parts) > 3 or not 1 <= count <= _MOST:
-            raise ValueError("too many")
+            raise ValueError(f"count of {count}")
         kind = "linear" if said is None else KINDS[said.kind]
         mode = Mode(low, high, count, "linear" if kind == "cells" else kind)
     except (IndexError, KeyError, AttributeError, ValueError) as error:
-        raise ValueError(f"expected a number or low:high:count, got {piece!r} in {text!r}") from error
+        why = f" ({error})" if piece.count(":") == 2 else ""
+        raise ValueError(f"expected a number or low:high:count, got {piece!r} in {text!r}{why}") from error
     return [round(value, 12) for value in mode.points(torch.float64).tolist()]
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:
     try:
-        if path.suffix == ".csv":
-            with path.open(newline="") as file:
-                return list(csv.DictReader(file))
+        if path.suffix.lower() == ".csv":
+            return read_table(path)
         rows = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"expected a file of tasks, but {path} does not exist") from error
@@ -113,6 +118,21 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise ValueError(f"expected a list of objects in {path}, one for each task")
     return rows
+
+
+def read_table(path: Path) -> list[Mapping[str, Any]]:
+    """Lines of a CSV file by its header; semicolons part columns where the header has no comma.
+
+    Raises:
+        ValueError: naming the line that has more or fewer cells than the header.
+    """
+    lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    mark = ";" if lines and ";" in lines[0] and "," not in lines[0] else ","
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=mark)]
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != len(rows[0]):
+            raise ValueError(f"line {number} has {len(row)} cells for {len(rows[0])} columns")
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
 
 
 def _checked(task: Mapping[str, Any], names: Sequence[str], text: str, env: Any) -> Task:
@@ -125,7 +145,10 @@ def _checked(task: Mapping[str, Any], names: Sequence[str], text: str, env: Any)
     try:
         found = {name: float(task[name]) for name in names}
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"expected numbers, got {text[:80]}") from error
+        where = f" of {text}" if is_file(text) else ""
+        lists = "; a product of values is `vary`" if any(isinstance(one, list | tuple) for one in task.values()) else ""
+        came = ",".join(f"{name}={task[name]}" for name in names)
+        raise ValueError(f"expected numbers, got {came[:80]}{where}{lists}") from error
     if not all(map(math.isfinite, found.values())):
         raise ValueError(f"expected finite numbers, got {text}")
     for name, said in zip(names, getattr(env, "parameters", ()), strict=False):
