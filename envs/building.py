@@ -71,8 +71,16 @@ def found_spec(env_id: str) -> EnvSpec:
     except ModuleNotFoundError as error:
         raise ValueError(f"{env_id} needs the module {error.name}, which is not found") from error
     except gymnasium.error.Error as error:
-        near = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.5)
+        own = [
+            known for known, spec in gymnasium.registry.items() if module and str(spec.entry_point).startswith(module)
+        ]
+        space = name.rpartition("/")[0]
+        if space and not any(known.startswith(f"{space}/") for known in gymnasium.registry):
+            remedy = f"install it, or name the module that registers it too, as my_package:{name}"
+            raise ValueError(f"{env_id} is of a package that is not there: {remedy}") from error
+        near = difflib.get_close_matches(name, own or gymnasium.registry, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "; name its module too, as my_package:MyEnv-v0"
+        hint = f"; {module} registers {', '.join(own[:5])}" if own and not near else hint
         raise ValueError(f"expected an environment that Gymnasium knows, got {env_id!r}{hint}") from error
 
 

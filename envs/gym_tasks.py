@@ -273,6 +273,10 @@ class GymTasks:
                 reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
                 raise ValueError(f"{self.name} fails in a random run: {reason}{where(error)}") from error
             env.close()
+            if not np.isfinite(rows[-1]).all():
+                raise ValueError(
+                    f"{self.name} gives observations that are not finite in a random run of {task or 'it'}"
+                )
         return np.array(rows)
 
 

@@ -72,12 +72,12 @@ def one_task(env: Any, task: Any) -> Any:
 def _possible(env: Any, task: Any) -> Any:
     """A task whose parameters are finite, and above 0 where they count by orders of magnitude."""
     values = dataclasses.astuple(task)
-    kinds = [said.kind for said in getattr(env, "parameters", ())] or ["linear"] * len(values)
-    for field, value, kind in zip(dataclasses.fields(task), values, kinds, strict=True):
-        if not np.isfinite(value) or (kind == "log" and value <= 0.0):
-            raise ValueError(
-                f"task: expected a number{' above 0' if kind == 'log' else ''} for {field.name}, got {value}"
-            )
+    said = getattr(env, "parameters", ())
+    signs = [one.kind == "log" or one.low > 0.0 for one in said] or [False] * len(values)
+    for field, value, positive in zip(dataclasses.fields(task), values, signs, strict=True):
+        if not np.isfinite(value) or (positive and value <= 0.0):
+            expected = "a number above 0" if positive else "a number"
+            raise ValueError(f"task: expected {expected} for {field.name}, got {value}")
     return task
 
 

@@ -38,20 +38,32 @@ def _new(path: Path) -> None:
         raise UsageError(f"FILE.py: {path} exists already; name another, nothing is overwritten")
     if not path.parent.is_dir():
         raise UsageError(f"FILE.py: expected a file in a folder that exists, but {path.parent} does not")
-    family = "".join(part[:1].upper() + part[1:] for part in module.split("_"))
+    family = _family_name(module)
     text = resources.files("torchq.cli").joinpath("family_template.txt").read_text(encoding="utf-8")
     filled = Template(text).substitute(module=module, Family=family, name=module.replace("_", "-"))
-    ast.parse(filled)
+    body = ast.parse(filled).body if family.isidentifier() else []
+    classes = [node.name for node in body if isinstance(node, ast.ClassDef)]
+    if not body or len(set(classes)) < len(classes):
+        raise UsageError(f"FILE.py: expected a name that makes a class of its own, such as my_family.py, got {path}")
     path.write_text(filled, encoding="utf-8")
     where = "" if path.parent == Path() else f", in {path.parent},"
     click.echo(f"wrote {path}; next{where} torchq check-family {module}:{family}, then "
                f"torchq train --algo stlrq --env {module}:{family}")  # fmt: skip
 
 
+def _family_name(module: str) -> str:
+    """What a family in a module is called, if nothing else is said."""
+    return "".join(part[:1].upper() + part[1:] for part in module.split("_"))
+
+
 def _check(family: str) -> None:
     if families.is_made(family):
         raise UsageError(f"MODULE:FAMILY: expected a family in torch, got {family}, which Gymnasium checks (check_env)")
-    found: Any = families.make(family)
+    try:
+        found: Any = families.make(family)
+    except UsageError as error:
+        example = "" if ":" in family else f"; yours is perhaps {family}:{_family_name(family)}"
+        raise UsageError(f"MODULE:FAMILY: {str(error).removeprefix('env: ')}{example}") from error
     for entry in metadata.entry_points(group="torchq.environment_checks"):
         if faults := entry.load()(found):
             click.echo("\n".join(faults))

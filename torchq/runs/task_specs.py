@@ -153,7 +153,7 @@ def _checked(task: Mapping[str, Any], names: Sequence[str], text: str, env: Any)
         raise ValueError(f"expected finite numbers, got {text}")
     for name, said in zip(names, getattr(env, "parameters", ()), strict=False):
         value = found[name]
-        if said.kind == "log" and not value > 0.0:
+        if (said.kind == "log" or said.low > 0.0) and not value > 0.0:
             raise ValueError(f"expected {name} above 0, got {value:g}")
         if said.kind == "category" and not (said.low <= value <= said.high and value == int(value)):
             raise ValueError(f"expected {name} of {said.low:g} to {said.high:g}, whole, got {value:g}")
