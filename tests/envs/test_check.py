@@ -110,7 +110,18 @@ def test_a_new_family_passes_and_trains_fused(tmp_path, monkeypatch):
     assert (code, err) == (0, "")
     code, _, err = command_line("new-family", "water_tank.py", entry=main)
     assert (code, err) == (2, "error: FILE.py: water_tank.py exists already; name another, nothing is overwritten\n")
-    assert command_line("new-family", "my-tank.py", entry=main)[0] == 2
+    for name, message in (
+        ("my-tank.py", "expected the name of a Python module"), ("torch.py", "there is a module torch already"),
+        ("state.py", "expected a name that makes a class of its own"), ("_1.py", "expected a name that makes a class"),
+    ):  # fmt: skip
+        code, _, err = command_line("new-family", name, entry=main)
+        assert (code, message in err, err.count("\n")) == (2, True, 1), err
+        assert not (tmp_path / name).exists()
+    for name, message in (
+        ("water_tank", "yours is perhaps water_tank:WaterTank"), ("gym:CartPole-v1", "which Gymnasium checks"),
+    ):  # fmt: skip
+        code, _, err = command_line("check-family", name, entry=main)
+        assert (code, err.startswith("error: MODULE:FAMILY: "), message in err) == (2, True, True), err
     assert command_line("new-family", "nowhere/tank.py", entry=main)[0] == 2
 
 
