@@ -169,3 +169,38 @@ def test_a_trained_run_becomes_a_qtensor(tmp_path, algo):
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_indices_may_be_of_any_integer_type(kind, generator):
+    q = QTensor((4, 5), 3, 6, rank=2, generator=generator, dtype=torch.float64)
+    state, action, task = (indices(sizes, generator) for sizes in ((4, 5), (3,), (6,)))
+    small = [[one.to(kind) for one in group] for group in (state, action, task)]
+    assert torch.equal(q(*small), q(state, action, task))
+    assert torch.equal(q.action_values(small[0], small[2]), q.action_values(state, task))
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_rows_that_there_are_not_are_refused(wrong):
+    q = QTensor(4, 3, rank=2)
+    with pytest.raises(
+        IndexError, match=rf"^action: expected indices from 0 to 2, got {min(0, wrong)} to {max(0, wrong)}$"
+    ):
+        q(torch.tensor([0, 1]), torch.tensor([0, wrong]))
+    with pytest.raises(ValueError, match=r"^state: expected whole numbers, or places between rows, got torch.bool$"):
+        q(torch.tensor([True, False]), torch.tensor([0, 1]))
+
+
+def test_gradients_of_each_sample_come_by_vmap(generator):
+    q = QTensor((4, 5), 3, 6, rank=2, generator=generator, dtype=torch.float64)
+    parameters = dict(q.named_parameters())
+    first, second, action, task = (torch.randint(size, (7,), generator=generator) for size in (4, 5, 3, 6))
+
+    def entry(parameters, *index):
+        return torch.func.functional_call(q, parameters, (index[:2], index[2], index[3]))
+
+    each = torch.func.vmap(torch.func.grad(entry), (None, 0, 0, 0, 0))(parameters, first, second, action, task)
+    q(torch.stack((first, second)).unbind(), action, task).sum().backward()
+    for name, parameter in parameters.items():
+        assert each[name].shape == (7, *parameter.shape)
+        torch.testing.assert_close(each[name].sum(0), parameter.grad)

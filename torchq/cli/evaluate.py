@@ -16,7 +16,7 @@ from torchq.cli.train import study_table
 from torchq.config import QUADRATIC_ALGOS
 from torchq.errors import UsageError
 from torchq.runs.metrics import Metrics
-from torchq.runs.plotting import Curve, plot_learning_curves
+from torchq.runs.plotting import Curve, named, plot_learning_curves
 from torchq.runs.run import Run, load
 from torchq.runs.study_results import by_samples, plot_study
 
@@ -28,11 +28,15 @@ class Shown(NamedTuple):
     metrics: Metrics
     optimal: list[float] | None
     """Optimal return of each task, if the run has computed it."""
+    tasks: Sequence[Any] = ()
+    """Parameters of each task, as far as the run's files say them."""
 
 
 def read(run: Run, samples: int | None) -> Shown:
     """What is shown of a run, as it stood after some samples per task; None shows all of it."""
-    return Shown(run, until(run, samples), run.summary["optimal_return"] if run.finished else None)
+    if run.finished:
+        return Shown(run, until(run, samples), run.summary["optimal_return"], run.summary.get("tasks", ()))
+    return Shown(run, until(run, samples), None, () if run.config.held_out else run.config.tasks)
 
 
 def describe(shown: Shown, final: np.ndarray) -> dict[str, Any]:
@@ -52,6 +56,7 @@ def describe(shown: Shown, final: np.ndarray) -> dict[str, Any]:
         "final_return": {"median": median.tolist(), "q25": low.tolist(), "q75": high.tolist()},
         "optimal_return": shown.optimal,
         "gap": gap,
+        "tasks": list(shown.tasks),
     }
 
 
@@ -64,9 +69,10 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         for task, (median, low, high) in enumerate(zip(final["median"], final["q25"], final["q75"], strict=True)):
             known = row["optimal_return"] is not None
             best = f"{row['optimal_return'][task]:9.1f}  {row['gap'][task]:9.1f}" if known else "        -          -"
+            words = f"  {named(row['tasks'][task])}" if len(row["tasks"]) == len(final["median"]) else ""
             unfinished = "" if row["finished"] else f"  (unfinished: {row['samples_per_task']} samples)"
             lines.append(
-                f"{row['run']:<{width}}  {task:4d}  {median:9.1f}  [{low:8.1f}, {high:8.1f}]  {best}{unfinished}"
+                f"{row['run']:<{width}}  {task:4d}  {median:9.1f}  [{low:8.1f}, {high:8.1f}]  {best}{words}{unfinished}"
             )
     conventions = [f"{row['run']}: LR-Q convention {row['lrq_convention']}" for row in rows if "lrq_convention" in row]
     return "\n".join(lines + conventions)
@@ -92,7 +98,8 @@ def pictures(runs: Sequence[Shown], folder: Path) -> list[Path]:
         labels = _labels([shown.run for shown in group])
         curves = [Curve(label, shown.metrics) for label, shown in zip(labels, group, strict=True)]
         finished = next((shown.run.summary for shown in group if shown.run.finished), {})
-        plot_learning_curves(curves, path, optimal, group[0].run.config.env, finished.get("held_out", ()))
+        plot_learning_curves(curves, path, optimal, group[0].run.config.env, finished.get("held_out", ()),
+                             group[0].tasks)  # fmt: skip
         paths.append(path)
     return paths
 

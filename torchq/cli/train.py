@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torchq.cli.commands import flag, run_command
 from torchq.cli.flags import options
 from torchq.errors import spell
 from torchq.runs.launch import launch
+from torchq.runs.plotting import named
 
 _FEW = 64
 """Tasks whose curves are read again at the end."""
@@ -28,13 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command(name: str) -> click.Command:
     """The command under a name."""
     help_text = "Train one learner on a family of tasks and leave a run folder with curves, picture and checkpoint."
-    return click.Command(name, params=options(families.names()), callback=_train, help=help_text)
+    return click.Command(name, params=options(families.names()), callback=partial(_train, name), help=help_text)
 
 
-def _train(out: Path | None, resume: bool, progress: bool | None, **flags: Any) -> None:
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
+def _train(name: str, out: Path | None, resume: bool, progress: bool | None, **flags: Any) -> None:
+    given = {flag: value for flag, value in flags.items() if value not in (None, ())}
     run = launch(given, out, resume=resume, progress=progress, tell=_tell)
     click.echo(_study_report(run.summary) if run.is_study else _table(run.summary))
+    said = "torchq evaluate" if name == "train" else "python evaluate.py"
+    click.echo(f"next: {said} {run.folder}, or tensorboard --logdir {run.folder.parent}")
     if not run.is_study and len(run.summary["final_return"]["median"]) <= _FEW and (fallen := run.metrics.fallen()):
         task, best, samples, last = fallen[0]
         others = f", as {len(fallen) - 1} others did," if len(fallen) > 1 else ""
@@ -86,7 +90,8 @@ def _table(summary: dict[str, Any]) -> str:
     ]
     for task, (median, low, high) in enumerate(zip(final["median"], final["q25"], final["q75"], strict=True)):
         best = f"{optimal[task]:9.1f}" if optimal else "        -"
-        lines.append(f"{task:4d}  {median:9.1f}  [{low:9.1f},{high:9.1f}]  {best}")
+        words = named(summary["tasks"][task])
+        lines.append(f"{task:4d}  {median:9.1f}  [{low:9.1f},{high:9.1f}]  {best}  {words}")
     shown = lines if len(lines) <= 18 else [*lines[:18], f"… and {len(lines) - 18} more in summary.json"]
     if apart := summary.get("held_out_return"):
         numbers = "{median:.1f}, interquartile range [{q25:.1f}, {q75:.1f}], worst {worst:.1f}".format(**apart)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from torchq.checkpoint import load_checkpoint
 from torchq.errors import CheckpointError
@@ -37,7 +38,7 @@ class QTensor(nn.Module):
         Q[s₁, …, a₁, …, m₁, …] = Σₖ ∏ S_d[s_d, k] · ∏ A_d[a_d, k] · ∏ T_d[m_d, k]      [TLR, eq. (7)]
 
     The factors are parameters of shape (size, rank), modes in the order states, actions, tasks, so any optimiser of
-    `torch.optim` trains them through `forward`. Indices are int64 tensors of one shape `batch` per mode; a kind of
+    `torch.optim` trains them through `forward`. Indices are integer tensors of one shape `batch` per mode; a kind of
     mode that has only one takes its tensor as it is, else a sequence of tensors. Floating-point ones are places between
     rows, whose weighted mean they take (see `torchq.lowrank.modes`; `Mode.place` computes them), with gradients into
     the factors and into the places.
@@ -243,4 +244,21 @@ class QTensor(nn.Module):
         factors = self._factors(kind)
         if len(indices) != len(factors):
             raise ValueError(f"{kind}: expected {len(factors)} index tensors, one per mode, got {len(indices)}")
-        return [cp.interpolate(factor.__getitem__, i, len(factor)) for factor, i in zip(factors, indices, strict=True)]
+        return [_visited(kind, factor, place) for factor, place in zip(factors, indices, strict=True)]
+
+
+def _visited(kind: str, factor: Tensor, place: Tensor) -> Tensor:
+    """Rows of a factor at some places, by an embedding: indices of any integer type, and vmap, are right there.
+
+    Raises:
+        ValueError: if places are no numbers.
+        IndexError: if there is no such row; on a GPU only an assertion says so.
+    """
+    if place.dtype == torch.bool or place.is_complex():
+        raise ValueError(f"{kind}: expected whole numbers, or places between rows, got {place.dtype}")
+    place = place if place.is_floating_point() else place.long()
+    try:
+        return cp.interpolate(lambda index: embedding(index, factor), place, len(factor))
+    except IndexError as error:
+        came = f"{place.min().item()} to {place.max().item()}"
+        raise IndexError(f"{kind}: expected indices from 0 to {len(factor) - 1}, got {came}") from error

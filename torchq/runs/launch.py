@@ -187,7 +187,9 @@ def _learner(config: Config, family: Any, out: Path | None, resume: bool, progre
             tell(f"resuming after episode {start.episode} of {config.episodes}", logging.INFO)
         with _interruptible(folder), torch_settings.deterministic(config.deterministic, config.device):
             try:
-                training.train(experiment, folder, start=start, progress=progress)
+                training.train(
+                    experiment, folder, start=start, progress=progress, tell=lambda line: tell(line, logging.INFO)
+                )
             except ExternalError as error:
                 saved = (folder / "checkpoint").exists()
                 kept = f"go on with: `resume=True` `out={folder}`" if saved else "there is no checkpoint yet"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_PANELS = 16
+_TITLE = 40
+"""Letters of a line."""
 
 
 class Curve(NamedTuple):
@@ -24,7 +27,12 @@ class Curve(NamedTuple):
 
 
 def plot_learning_curves(
-    curves: Sequence[Curve], path: Path, optimal: Sequence[float] | None, title: str = "", held_out: Sequence[int] = ()
+    curves: Sequence[Curve],
+    path: Path,
+    optimal: Sequence[float] | None,
+    title: str = "",
+    held_out: Sequence[int] = (),
+    tasks: Sequence[Mapping[str, float]] = (),
 ) -> None:
     """Draw return against samples per task, with the optimum as a line.
 
@@ -37,11 +45,12 @@ def plot_learning_curves(
         optimal: optimal return of each task.
         title: above the panels.
         held_out: numbers of the tasks that are tested only.
+        tasks: parameters of each, to name them by.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    groups = _panels(curves[0].metrics.returns.shape[2], held_out)
+    groups = _panels(curves[0].metrics.returns.shape[2], held_out, tasks)
     panels = len(groups)
     columns = min(4, panels)
     num_rows = -(-panels // columns)
@@ -51,13 +60,13 @@ def plot_learning_curves(
         if panel >= panels:
             axis.set_visible(False)
             continue
-        name, tasks = groups[panel]
+        name, shown = groups[panel]
         for curve in curves:
-            _draw(axis, curve, curve.metrics.returns[:, :, tasks].mean(2))
+            _draw(axis, curve, curve.metrics.returns[:, :, shown].mean(2))
         if optimal is not None:
-            value = float(np.mean([optimal[task] for task in tasks]))
+            value = float(np.mean([optimal[task] for task in shown]))
             axis.axhline(value, color="0.35", linestyle="--", linewidth=1, label="optimum")
-        axis.set_title(name)
+        axis.set_title(textwrap.fill(name, _TITLE), fontsize="medium" if len(name) <= _TITLE else "small")
         axis.set_xlabel("samples per task")
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.grid(alpha=0.3)
@@ -70,10 +79,19 @@ def plot_learning_curves(
     figure.savefig(path, dpi=120)
 
 
-def _panels(num_tasks: int, held_out: Sequence[int]) -> list[tuple[str, list[int]]]:
+def named(task: Mapping[str, float]) -> str:
+    """A task by its parameters: mass=0.3, length=0.7."""
+    return ", ".join(f"{name.replace('__', '.')}={value:.3g}" for name, value in task.items())
+
+
+def _panels(
+    num_tasks: int, held_out: Sequence[int], tasks: Sequence[Mapping[str, float]]
+) -> list[tuple[str, list[int]]]:
     """Titles of the panels, and the tasks whose mean each shows."""
     if num_tasks <= MAX_PANELS:
-        names = [f"task {task}, held out" if task in held_out else f"task {task}" for task in range(num_tasks)]
+        known = len(tasks) == num_tasks
+        names = [f"{task}: {named(tasks[task])}" if known else f"task {task}" for task in range(num_tasks)]
+        names = [f"{name}, held out" if task in held_out else name for task, name in enumerate(names)]
         return [(name, [task]) for task, name in enumerate(names)]
     learn = [task for task in range(num_tasks) if task not in set(held_out)]
     kinds = [(f"mean of {len(learn)} tasks", learn), (f"mean of {len(held_out)} held out", list(held_out))]
@@ -90,5 +108,6 @@ def _draw(axis: Axes, curve: Curve, returns: np.ndarray) -> None:
     smooth = np.lib.stride_tricks.sliding_window_view(returns, window, axis=0).mean(-1)
     samples = curve.metrics.samples[window - 1 :]
     low, median, high = np.percentile(smooth, [25, 50, 75], axis=1)
-    (line,) = axis.plot(samples, median, label=curve.label.replace("$", r"\$"), linewidth=1.5)
+    label, marker = curve.label.replace("$", r"\$"), "o" if len(samples) == 1 else None
+    (line,) = axis.plot(samples, median, label=label, linewidth=1.5, marker=marker)
     axis.fill_between(samples, low, high, color=line.get_color(), alpha=0.2, linewidth=0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,27 +12,25 @@ import numpy as np
 import torch
 
 from torchq import checkpoint, tree
-from torchq.checkpoint import write_atomically
 from torchq.config import Config
 from torchq.engines.contract import Evaluation, RunState, Statistics
 from torchq.engines.external import ExternalEnvironment
 from torchq.engines.rollout import Rollout
 from torchq.engines.torch_settings import wait_for
 from torchq.errors import CheckpointError, DivergedError
+from torchq.runs import summary
 from torchq.runs.experiment import Experiment
 from torchq.runs.folder import SUMMARY
 from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
-from torchq.runs.optimum import optimal_returns
-from torchq.runs.plotting import Curve, plot_learning_curves
 from torchq.runs.replay_log import ReplayLog
-from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
+LINE_SECONDS = 10.0
+"""Between two lines of progress, where there is no bar."""
 BLOCK_SECONDS = 0.5
 """Of rounds played in one call: long enough to hide it, short enough for progress and Ctrl-C."""
 MAX_STARTS = 1 << 20
 """Of episodes prepared at a time, where episodes are short: they are held in memory."""
-MAX_TASKS_FOR_OPTIMUM = 16
 MAX_TASKS_ON_BOARD = 64
 
 
@@ -65,6 +63,7 @@ def train(
     *,
     start: Position | None = None,
     progress: bool | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Train until the last episode, and write everything that a run folder holds.
 
@@ -72,7 +71,8 @@ def train(
         experiment: from `prepare`.
         folder: the run folder, with its config.json.
         start: where to go on, from `load`; None for a new run.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar; None shows it on a terminal, and elsewhere tells a line now and then.
+        tell: takes these lines.
 
     Returns:
         The content of summary.json.
@@ -92,7 +92,7 @@ def train(
     bar = tqdm(
         total=config.episodes, initial=here.episode, unit="ep", disable=None if progress is None else not progress
     )
-    begun, saved, count = time.monotonic() - here.seconds, here.seconds, 1
+    begun, saved, told, count = time.monotonic() - here.seconds, here.seconds, here.seconds, 1
     episodes_a_round = len(rollout.seeds) * rollout.num_tested * max(config.num_envs, config.eval_episodes)
     longest = min(max(1, MAX_STARTS // episodes_a_round), experiment.longest_block)
     try:
@@ -106,10 +106,12 @@ def train(
                 samples = evaluation.episode * samples_per_episode
                 metrics.append(evaluation.episode, samples, rollout.seeds.tolist(), evaluation.returns.tolist())
                 board.log(report, samples)
-                bar.set_postfix_str(
-                    f"return {report['eval/mean_reward']:.1f}, ε {report['rollout/exploration_rate']:.3f}, "
-                    f"{report['time/fps']:,.0f} transitions/s"
-                )
+                said = (f"return {report['eval/mean_reward']:.1f}, ε {report['rollout/exploration_rate']:.3f}, "
+                        f"{report['time/fps']:,.0f} transitions/s")  # fmt: skip
+                bar.set_postfix_str(said)
+                if progress is None and bar.disable and after.seconds - told > LINE_SECONDS:
+                    tell(f"episode {evaluation.episode:,} of {config.episodes:,}: {said}")
+                    told = after.seconds
             if evaluations and rollout.replay:
                 board.log(_replay_report(experiment, state, here.episode + count), after.episode * samples_per_episode)
             wanted = count * min(BLOCK_SECONDS, CHECKPOINT_SECONDS) / (after.seconds - here.seconds)
@@ -128,7 +130,7 @@ def train(
         bar.close()
         board.close()
         metrics.close()
-    return _finish(experiment, folder, here.seconds)
+    return summary.write(experiment, folder, here.seconds)
 
 
 def _diverged(what: str, first: int, last: int) -> str:
@@ -251,50 +253,3 @@ def load(experiment: Experiment, folder: Path) -> Position:
     if here.read_episode:
         read_metrics(folder, experiment.config.num_seeds, len(experiment.task_list))
     return here
-
-
-def _finish(experiment: Experiment, folder: Path, wall_time: float) -> dict[str, Any]:
-    """Write summary.json and learning_curve.png."""
-    config, rollout = experiment.config, experiment.rollout
-    wanted = config.optimal if config.optimal is not None else len(experiment.task_list) <= MAX_TASKS_FOR_OPTIMUM
-    optimal = optimal_returns(rollout.env, experiment.task_list, rollout.device) if wanted else None
-    metrics = read_metrics(folder, config.num_seeds, len(experiment.task_list))
-    final, trained = metrics.final_return(), experiment.task_set.num_trained
-    low, median, high = np.percentile(final, [25, 50, 75], axis=0)
-    samples = config.episodes * rollout.env.episode_length * config.num_envs
-    transitions = samples * experiment.task_set.num_trained * config.num_seeds
-    summary = {
-        "algo": config.algo,
-        "env": config.env,
-        "preset": config.preset,
-        "num_seeds": config.num_seeds,
-        "tasks": [vars(task) for task in experiment.task_list],
-        **_held_out(final[:, trained:], trained),
-        "samples_per_task": samples,
-        "transitions": transitions,
-        "wall_time_s": wall_time,
-        "transitions_per_s": transitions / wall_time,
-        "device": config.device,
-        "dtype": config.dtype,
-        "engine": config.engine,
-        **({"lrq_convention": config.lrq_convention} if config.algo == "lrq" else {}),
-        "final_return": {"median": median.tolist(), "q25": low.tolist(), "q75": high.tolist()},
-        "optimal_return": optimal,
-        "versions": versions(),
-    }
-    curve, tested = Curve(config.algo, metrics), range(trained, len(experiment.task_list))
-    plot_learning_curves([curve], folder / "learning_curve.png", optimal, config.env, tested)
-    write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
-    return summary
-
-
-def _held_out(final: np.ndarray, trained: int) -> dict[str, Any]:
-    """Entries of the summary about tasks that are tested only: their numbers, and quartiles over them and all runs."""
-    if not final.size:
-        return {}
-    low, median, high = np.percentile(final, [25, 50, 75])
-    quartiles = {"median": median, "q25": low, "q75": high, "worst": final.min()}
-    return {
-        "held_out": list(range(trained, trained + final.shape[1])),
-        "held_out_return": {name: float(value) for name, value in quartiles.items()},
-    }
