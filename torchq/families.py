@@ -35,6 +35,15 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_registered()))
 
 
+def loaded(name: str) -> Any:
+    """What a registered name stands for, not made yet.
+
+    Raises:
+        UsageError: if there is none, or it cannot be imported.
+    """
+    return _loaded(name, GROUP)
+
+
 def of(config: Any) -> Any:
     """The family of a configuration, with its constants, made of its tasks where it has no others."""
     return make(config.env, config.env_option, config.tasks)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from torchq import config
+from torchq.cli import listing
 from torchq.cli.commands import flag
 from torchq.config import ALGOS, PRESETS
 from torchq.config_fields import Range
@@ -161,8 +162,12 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
                      help="Range of a dimension of the observation, by name or number, of an environment of Gymnasium."
                           "  [default: its bounds, or those of a short random run]"),
         *(_option(name, text, families) for name, text in config.flags().items()),
+        click.Option(["--config"], type=click.Path(path_type=Path), metavar="FILE.toml",
+                     help="Settings from a file, or those of a run, by its folder; flags go before."),
         click.Option(["--out"], type=click.Path(path_type=Path), help="Run folder.  [default: runs/ALGO-ENV-N]"),
         click.Option(["--resume"], is_flag=True,
                      help="Go on with the run in --out, with its configuration; more --episodes extend it."),
-        click.Option(["--progress/--no-progress"], default=None, help="Progress bar.  [default: on a terminal]"),
+        click.Option(["--progress/--no-progress"], default=None,
+                     help="Progress bar.  [default: on a terminal; elsewhere a line now and then]"),
+        listing.option(),
     ]  # fmt: skip

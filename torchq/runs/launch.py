@@ -16,6 +16,7 @@ from torchq.engines import torch_settings
 from torchq.errors import ExternalError, Interrupted, UsageError, keyword, spell
 from torchq.runs import training
 from torchq.runs.adaptation import about, adapted_config, start_adapted
+from torchq.runs.config_files import read_settings
 from torchq.runs.env_specs import family_for, read_options, read_ranges, read_vary
 from torchq.runs.experiment import Experiment, prepare
 from torchq.runs.folder import CONFIG, claim, default_env, new_config, read_config, resumed_config, write_config
@@ -46,6 +47,7 @@ def train(*, out: str | Path | None = None, resume: bool = False, progress: bool
         progress: whether to show a bar; None shows it on a terminal.
         settings: `algo` ("stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli" or "lspi"), and any of `env`, `preset`
             and the fields of `torchq.config.Config`, which `train.py --help` explains; None is as good as left out.
+            `config` is a TOML file of them, or the folder of a run whose settings are taken, which others go before.
             `env` is the name of a family, or "module:Family" for one of your own. `tasks` are parameters, such as
             {"mass": 0.3, "length": 0.7}, or words or files that say them, see `torchq.runs.task_specs`; `vary` is a
             product of them, {"mass": [0.1, 0.3]}; `env_option` are constants of the family, {"num_actions": 20};
@@ -88,6 +90,12 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
         TorchqError: see `train`.
         Interrupted: on Ctrl-C.
     """
+    if "config" in given:
+        if resume:
+            raise UsageError("`config`: expected none with `resume`, which goes on with the run's own")
+        settings = read_settings(Path(str(given["config"])))
+        given = {**{name: _plain(value) for name, value in settings.items()},
+                 **{name: value for name, value in given.items() if name != "config"}}  # fmt: skip
     given = _in_full(given, out if resume else None)
     searches = given.get("rank") == "auto"
     if searches:
