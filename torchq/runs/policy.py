@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ class GridPolicy:
         """Floating-point type of the values, in which observations fall on the grid as in training."""
         return next(iter(tree.flatten(self.state).values())).dtype
 
+    @cached_property
+    def _exact(self) -> Any:
+        """The state in double precision, so that rounding decides between no actions that differ."""
+        return _doubled(self.state)
+
     def act(
         self, observation: Any, task: Any = 0, epsilon: float = 0.0, generator: torch.Generator | None = None
     ) -> Any:
@@ -63,7 +69,7 @@ class GridPolicy:
         tasks = _tasks(task, x.shape[:-1], self.num_tasks)
         with torch.no_grad():
             index = self.grid.index(x.to(self.dtype).view(-1, x.shape[-1]))  # (batch,) for each mode
-            q = self.learner.lookup(self.state, index, tasks.flatten())[0]  # (batch, actions)
+            q = self.learner.lookup(self._exact, index, tasks.flatten())[0]  # (batch, actions)
             action = q.argmax(-1)
             if epsilon > 0.0:
                 explores = torch.rand(action.shape, generator=generator) < epsilon
@@ -105,6 +111,13 @@ class ControlPolicy:
         gain = forms.greedy_gain(Quadratic(*(part[number] for part in self.learnt)))
         control = case.env.features(x) @ gain.mT - x @ case.design.gain.mT
         return control if isinstance(observation, Tensor) else control.numpy()
+
+
+def _doubled(part: Any) -> Any:
+    if isinstance(part, Tensor):
+        return part.double() if part.is_floating_point() else part
+    children = [_doubled(child) for child in part]
+    return type(part)(*children) if hasattr(part, "_fields") else tuple(children)
 
 
 def _observations(observation: Any, dimensions: int) -> Tensor:

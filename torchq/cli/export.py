@@ -1,0 +1,44 @@
+"""The command that takes a policy away: `torchq export`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from torchq.errors import UsageError
+from torchq.runs.export import FORMATS, export
+from torchq.runs.policy import GridPolicy
+from torchq.runs.run import load
+
+
+def command(name: str) -> click.Command:
+    """The command under a name."""
+    params = [
+        click.Argument(["run"], type=click.Path(path_type=Path), metavar="RUN"),
+        click.Argument(["out"], type=click.Path(path_type=Path), metavar="FILE"),
+        click.Option(["--index"], type=click.IntRange(min=0), default=0, show_default=True,
+                     help="Which of the runs side by side."),
+    ]  # fmt: skip
+    help_text = (
+        f"Write the greedy policy of a run to a file: {', '.join(FORMATS)} for ONNX, a program of PyTorch, or arrays "
+        "with a reader that needs NumPy alone. Observation and task in, number of the action out."
+    )
+    return click.Command(name, params=params, callback=_export, help=help_text)
+
+
+def _export(run: Path, out: Path, index: int) -> None:
+    if out.exists():
+        raise UsageError(f"`out`: {out} exists already; name another, nothing is overwritten")
+    if not out.parent.is_dir():
+        raise UsageError(f"`out`: expected a file in a folder that exists, but {out.parent} does not")
+    found = load(run)
+    if index >= found.config.num_seeds:
+        raise UsageError(f"`index`: expected a number from 0 to {found.config.num_seeds - 1}, got {index}")
+    policy = replace(found, index=index).policy
+    written = export(policy, out)
+    assert isinstance(policy, GridPolicy)  # Others cannot be exported.
+    count, kind = len(policy.grid.modes), str(policy.dtype).removeprefix("torch.")
+    click.echo(f"wrote {' and '.join(map(str, written))}: observation (batch, {count}) {kind}, task (batch,) int64 -> "
+               f"action (batch,) int64; tasks are 0 to {policy.num_tasks - 1}")  # fmt: skip
