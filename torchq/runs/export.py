@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import warnings
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,13 @@ class Policy(nn.Module):
             size, flat = factor.shape[1], factor.flatten(0, 1)  # (groups · size, rank)
             first = task * size if factor.shape[0] > 1 else torch.zeros_like(task)
             where = place.double() if place.is_floating_point() else place
-            rows.append(cp.interpolate(lambda row, flat=flat, first=first: flat[first + row], where, size))
+            rows.append(cp.interpolate(partial(_at, flat, first), where, size))
         group = task if self.actions.shape[0] > 1 else torch.zeros_like(task)
         return (cp.product(rows).unsqueeze(-2) * self.actions[group]).sum(-1).argmax(-1)
+
+
+def _at(flat: Tensor, first: Tensor, row: Tensor) -> Tensor:
+    return flat[first + row]
 
 
 def exported(policy: Any) -> Policy:
