@@ -57,6 +57,16 @@ def test_tensorly_works_on_it_and_gives_it_back(generator):
     assert (again.dense() - q.dense()).norm() / q.norm() < 1e-4
 
 
+def test_tensorlys_numpy_back_end_is_served_too(generator):
+    q = QTensor((4, 5), 3, 6, rank=2, generator=generator, dtype=torch.float64)
+    with tensorly.backend_context("numpy"):
+        cp_tensor = q.to_cp()
+        np.testing.assert_allclose(tensorly.cp_to_tensor(cp_tensor), q.dense().detach().numpy())
+        assert np.shares_memory(cp_tensor.factors[0], q.factors[0].detach().numpy())
+        back = QTensor.from_cp(cp_tensor, num_state_modes=2)
+    torch.testing.assert_close(back.dense(), q.dense())
+
+
 def test_places_between_rows_give_weighted_means_and_gradients_into_both(generator):
     q = QTensor((4, 5), 3, 2, rank=3, generator=generator, dtype=torch.float64)
     whole, task = torch.tensor([3, 0, 2]), torch.tensor([1, 0, 1])

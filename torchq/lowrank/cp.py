@@ -152,10 +152,21 @@ def rebalance(factors: Sequence[Float[Tensor, "*batch _ rank"]]) -> tuple[Float[
 
 
 def to_tensorly(factors: Sequence[Float[Tensor, "_ rank"]]) -> CPTensor:
-    """TensorLy's CPTensor of these factors with unit weights; needs TensorLy's PyTorch backend for its functions."""
+    """TensorLy's CPTensor of these factors with unit weights: tensors, or with its NumPy back end arrays of theirs.
+
+    Raises:
+        ValueError: if TensorLy has another back end.
+    """
+    import tensorly
     from tensorly.cp_tensor import CPTensor
 
     weights = torch.ones(factors[0].shape[-1], dtype=factors[0].dtype, device=factors[0].device)
+    if (backend := tensorly.get_backend()) not in ("pytorch", "numpy"):
+        raise ValueError(
+            f"backend: expected TensorLy's pytorch or numpy, got {backend}; tensorly.set_backend('pytorch')"
+        )
+    if backend == "numpy":
+        return CPTensor((weights.cpu().numpy(), [factor.cpu().numpy() for factor in factors]))
     return CPTensor((weights, list(factors)))
 
 

@@ -133,7 +133,11 @@ class QTensor(nn.Module):
         return self
 
     def to_cp(self) -> CPTensor:
-        """TensorLy's CPTensor of the same tensor, sharing memory with the parameters (detached)."""
+        """TensorLy's CPTensor of the same tensor, sharing memory with the parameters (detached).
+
+        Raises:
+            ValueError: if TensorLy's back end is neither PyTorch nor NumPy.
+        """
         return cp.to_tensorly([factor.detach() for factor in self.factors])
 
     @classmethod
