@@ -128,6 +128,17 @@ def test_triton_programs_equal_eager_steps_on_the_gpu(algo, env, preset):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("more", [PLAIN, {}], ids=["cells", "replay"])
+def test_single_precision_is_near_eager_mode_on_the_gpu(more):
+    """Its sums are products of three tf32 parts."""
+    options = {"num_seeds": 2, "num_envs": 512, "device": "cuda", **more}
+    runs = [experiment("stlrq", "pendulum", **options, engine=name) for name in ("eager", "fused")]
+    states = [run.engine.train(run.rollout.batch(), run.initial_state, rates(1, torch.float32), 0) for run in runs]
+    for theirs, ours in zip(states[0].learner.factors, states[1].learner.factors, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 REPLAY = {"replay_batch": 100, "replay_ratio": 2, "target_rate": 0.1, "optimizer": "adam"}
 
 
@@ -145,9 +156,9 @@ def test_every_family_trains_as_in_eager_mode_on_the_gpu(env, more):
     torch.testing.assert_close(returns[1], returns[0], rtol=1e-6, atol=1e-6)
 
 
-def rates(steps):
+def rates(steps, dtype=torch.float64):
     """Of so many steps on the GPU."""
-    return Rates(*(torch.full((steps,), value, device="cuda", dtype=torch.float64) for value in (0.5, 1e-3)))
+    return Rates(*(torch.full((steps,), value, device="cuda", dtype=dtype) for value in (0.5, 1e-3)))
 
 
 COMPILE = """

@@ -44,7 +44,7 @@ class Metrics(NamedTuple):
         means = np.stack([medians[i : i + _WINDOW].mean(0) for i in range(len(medians) - _WINDOW + 1)])
         best, lowest, last = means.max(0), means.min(0), means[-1]
         samples = self.samples[means.argmax(0) + _WINDOW // 2]
-        tasks = np.flatnonzero(last < best - 0.5 * (best - lowest)).tolist() if len(means) else []
+        tasks = np.flatnonzero(last < best - 0.5 * (best - lowest)).tolist()
         return [(task, float(best[task]), int(samples[task]), float(last[task])) for task in tasks]
 
 

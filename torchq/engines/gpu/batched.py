@@ -26,6 +26,7 @@ from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.optim import Moments
 
 _BLOCKS, _GRADIENTS = 1024, 4096
+"""Sums of a program's gradient at most, and numbers of them that are added at a time."""
 _FEWEST = 16
 """Lanes that a product of matrices takes."""
 
@@ -76,7 +77,7 @@ class _Changed(NamedTuple):
 
 
 def _lanes(rank: int) -> int:
-    """Transitions that are handled together: as many as registers hold."""
+    """Transitions that are handled together: as many as registers hold (benchmarks/results/gpu-nvidia-h200.md)."""
     return 64 if rank <= 16 else 32
 
 
@@ -96,7 +97,7 @@ def _layout(rollout: Rollout, learner: LowRankQ, per_task: int) -> _Layout:
 
 
 class BatchedEngine:
-    """Steps of the batched protocol: one kernel and one per mode each, and with replay two kernels an update more.
+    """Steps of the batched protocol: a kernel that plays, and one that descends, after one that learns with replay.
 
     Nothing is read back and counters stay on the device, so that steps can be captured in a graph.
     """
@@ -253,7 +254,7 @@ class BatchedEngine:
 
     def _descend(
         self, changed: _Changed, sums: _Sums, rates: Rates, num_updates: Tensor, step_index: int, update: int
-    ) -> None:  # fmt: skip
+    ) -> None:
         """The optimiser's step on every factor, from the sums that `play` or `learn` left, and the target's."""
         from torchq.engines.gpu import batched_kernels
 

@@ -1,4 +1,4 @@
-"""The batched protocol in Triton: one kernel a step and one a mode, gradients summed by block before they reach memory.
+"""The batched protocol in Triton: two or three kernels an update, gradients summed by block before they reach memory.
 
 `play` handles chunks of one task's environments: behaviour, environment, error, and the sums of the semi-gradients of
 its transitions, for the shared modes in a buffer of its own block, for the task mode in one row a chunk. `descend` adds

@@ -101,7 +101,8 @@ def sum_by_task(values, TASKS: tl.constexpr, ENVS: tl.constexpr):
 
 @triton.jit
 def add_to_rows(base, first_row, values, place, before, MODE: tl.constexpr, KIND: tl.constexpr, MODEL: tl.constexpr):
-    # Σ φ values on the rows of a shared mode: a product of matrices, some rows at a time, in a fixed order.
+    # Σ φ values on the rows of a shared mode, (rows, lanes) · (lanes, rank), some rows at a time, in a fixed order.
+    # Single precision is split into three tf32 products; double precision is taken as it is.
     RANK: tl.constexpr = MODEL.RANK
     RANK_P: tl.constexpr = MODEL.RANK_P
     SIZE: tl.constexpr = MODEL.SIZES[MODE]
