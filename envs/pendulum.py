@@ -78,6 +78,8 @@ class Pendulum:
     grid_sizes = (20, 20)
     dimensions = (base.Dimension(-math.pi, math.pi, 16, "periodic"), base.Dimension(-8.0, 8.0, 16))
     parameters = (base.Dimension(0.01, 1.0, 8, "log"), base.Dimension(0.5, 1.0, 5))
+    observation_names = ("angle, rad", "speed, rad/s")
+    parameter_units = ("kg", "m")
     observation_low = (-math.pi, -8.0)
     observation_high = (math.pi, 8.0)
 
@@ -90,6 +92,11 @@ class Pendulum:
             PendulumTask(math.exp(log_mass), length)
             for log_mass, length in base.spread(num_tasks, (math.log(0.01), 0.5), (0.0, 1.0))
         ]
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The torques."""
+        return tuple(f"{u:.2g} N·m" for u in self.torque(torch.arange(self.num_actions), torch.float64).tolist())
 
     def with_controls(self) -> Pendulum:
         """The same pendulums near upright with any torque, for the quadratic learners."""
@@ -106,6 +113,12 @@ class Pendulum:
         from . import optimal
 
         return [optimal.pendulum(self, base.stack_tasks([task], device=device)) for task in tasks]
+
+    def optimal_policy(self, task: PendulumTask) -> base.Policy:
+        """What an optimal policy does in one task."""
+        from . import optimal_policies
+
+        return optimal_policies.pendulum(self, base.stack_tasks([task]))
 
     def reset(self, tasks: PendulumTask, uniforms: Tensor) -> PendulumState:
         """Hanging pendulums from uniforms shaped (seeds, tasks, envs, 1)."""

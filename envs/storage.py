@@ -147,6 +147,8 @@ class Storage:
         base.Dimension(-3.0, 3.0, 7),
         base.Dimension(0.0, 23.0, 24, "category"),
     )
+    observation_names = ("charge", "price, deviation", "hour")
+    parameter_units = ("h", "", "", "", "", "")
     observation_low = (0.0, -4.0, 0.0)
     observation_high = (1.0, 4.0, 23.0)
 
