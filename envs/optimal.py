@@ -8,6 +8,7 @@ with multilinear interpolation between grid points and the same finite actions t
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from itertools import product
 
@@ -28,8 +29,7 @@ def _interpolation(x: Tensor, low: float, high: float, size: int) -> tuple[Tenso
 
 def pendulum(env: Pendulum, task: PendulumTask, num_theta: int = 361, num_speed: int = 201) -> float:
     """Optimal return of a pendulum, on a grid of angles and speeds; its parameters are tensors shaped (1, 1)."""
-    for value in pendulum_values(env, task, num_theta, num_speed):
-        pass  # The last is V₀.
+    (value,) = deque(pendulum_values(env, task, num_theta, num_speed), maxlen=1)  # V₀
     start = env.reset(task, torch.linspace(0.05, 0.95, 10, device=value.device).view(1, 1, -1, 1))
     return between(value, pendulum_position(env, start).view(1, 1, -1, 2)).mean().item()
 
@@ -100,8 +100,7 @@ def wireless(
     env: Wireless, task: WirelessTask, num_gains: int = 12, num_queue: int = 21, num_battery: int = 41
 ) -> float:
     """Optimal return of a radio, on a grid of channel, queue and battery; its parameters are tensors shaped (1, 1)."""
-    for values in wireless_values(env, task, num_gains, num_queue, num_battery):
-        pass  # The last are those of the first step.
+    (values,) = deque(wireless_values(env, task, num_gains, num_queue, num_battery), maxlen=1)  # t = 0
     start_queue = round(2.0 / env.capacity * (num_queue - 1))
     return values.amax(0)[:, 1, start_queue, -1].mean().item()
 
@@ -109,7 +108,7 @@ def wireless(
 def wireless_values(
     env: Wireless, task: WirelessTask, num_gains: int = 12, num_queue: int = 21, num_battery: int = 41
 ) -> Iterator[Tensor]:
-    """r + E V_{t+1} of each action, t = T − 1, …, 0, (actions, gains, occupied, queues, batteries)."""
+    """Values r + E V_{t+1} of each action, t = T − 1, …, 0, (actions, gains, occupied, queues, batteries)."""
     device = task.harvest.device  # type: ignore[union-attr]
     gains, transition = _gain_chain(env, num_gains, device)
     queue_axis = torch.linspace(0, env.capacity, num_queue, dtype=torch.float64, device=device)
@@ -147,7 +146,7 @@ def wireless_values(
         for reward, to_battery, to_queue in backups:
             expected = following @ to_battery
             future = sum(weight * expected.gather(1, index) for index, weight in to_queue)
-            values.append(reward + future.view_as(value))  # type: ignore[union-attr]
+            values.append(reward + future.view_as(value))
         yield (stacked := torch.stack(values))
         value = stacked.amax(0)
 
