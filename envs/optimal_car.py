@@ -27,10 +27,7 @@ def mountain_car(
 
 
 def car_values(env: MountainCar, task: MountainCarTask, num_positions: int, num_speeds: int) -> Iterator[Tensor]:
-    """V_T, V_{T−1}, …, V₀ of a car, (positions, speeds).
-
-    V_T = 0,   V_t(s) = maxₐ r + [not terminated] V_{t+1}(s′)
-    """
+    """V_T, V_{T−1}, …, V₀ of a car, (positions, speeds): V_t(s) = maxₐ r + [not terminated] V_{t+1}(s′)."""
     device = task.force.device  # type: ignore[union-attr]
     positions = torch.linspace(env.min_position, env.max_position, num_positions, dtype=torch.float64, device=device)
     speeds = torch.linspace(-env.max_speed, env.max_speed, num_speeds, dtype=torch.float64, device=device)

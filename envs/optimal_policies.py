@@ -1,6 +1,8 @@
-"""What optimal policies do, from the values of the dynamic programs of `optimal`: to be drawn beside what was learnt.
+"""What optimal policies do, to be drawn beside what was learnt.
 
-aₜ = argmaxₐ E[ r(sₜ, a) + V_{t+1}(sₜ₊₁) ]
+    aₜ = argmaxₐ E[ r(sₜ, a) + V_{t+1}(sₜ₊₁) ]
+
+with the values of the dynamic programs of `optimal`.
 """
 
 from __future__ import annotations
