@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import base, random_ranges, transition_tables
+from . import base, films, random_ranges, transition_tables
 from .blame import where
 from .building import REWARD_WEIGHTS, build, whole_keys
 from .simulators import Making, Simulators
@@ -198,6 +198,17 @@ class GymTasks:
             found.append(value)
         return found
 
+    def film(self, task: Any, act: Callable[[np.ndarray, int], int], seed: int = 0) -> Iterator[np.ndarray]:
+        """Pictures of an episode of a policy in one task, see `films`."""
+        env = self._made(self._nearest(vars(task)), render_mode="rgb_array")
+        yield from films.film(env, self.actions, act, seed, self.episode_length)
+        env.close()
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """Of the numbers of an observation."""
+        return tuple(axis.name for axis in self.axes)
+
     def _making(self, parameters: Mapping[str, float]) -> Making:
         numbered = {name.rpartition("__")[2]: v for name, v in parameters.items() if name.startswith(REWARD_WEIGHTS)}
         if sorted(numbered) != sorted(map(str, range(len(numbered)))):
@@ -207,8 +218,8 @@ class GymTasks:
         words = ",".join(f"{name.replace('__', '.')}={value:.7g}" for name, value in parameters.items())
         return Making(f"task {words}", partial(self._made, parameters), self.actions, len(self.axes), weights)
 
-    def _made(self, parameters: Mapping[str, float]) -> gymnasium.Env:
-        """The environment of a task.
+    def _made(self, parameters: Mapping[str, float], **more: Any) -> gymnasium.Env:
+        """The environment of a task; an id takes more options.
 
         Raises:
             ValueError: if it cannot be made, or has other spaces than the first.
@@ -216,7 +227,7 @@ class GymTasks:
         try:
             if isinstance(self.source, str):
                 named = parameters if self._named else {}
-                env = build(self.source, named, self.options, self._limit)
+                env = build(self.source, named, {**self.options, **more}, self._limit)
             else:
                 env = self.source[self.given.index(dict(parameters))]()
                 env = env if self._limit is None else gymnasium.wrappers.TimeLimit(env, self._limit)

@@ -17,13 +17,13 @@ from .mountain_car import MountainCar, MountainCarState, MountainCarTask
 from .pendulum import Pendulum, PendulumState, PendulumTask
 from .wireless import Wireless, WirelessTask
 
-_CAR_POINTS = (401, 301)
+_PENDULUM_POINTS, _CAR_POINTS = (181, 101), (401, 301)
 """Fewer than for the optimum: values of all steps are kept."""
 
 
 def pendulum(env: Pendulum, task: PendulumTask) -> Policy:
     """Of a pendulum; its parameters are tensors shaped (1, 1)."""
-    values = list(optimal.pendulum_values(env, task))[::-1]  # V₀, …, V_T
+    values = list(optimal.pendulum_values(env, task, *_PENDULUM_POINTS))[::-1]  # V₀, …, V_T
 
     def act(observation: Tensor, step: int) -> Tensor:
         theta, speed = (x.double().view(1, 1, -1) for x in observation.unbind(-1))

@@ -90,7 +90,7 @@ def _table(summary: dict[str, Any]) -> str:
     ]
     for task, (median, low, high) in enumerate(zip(final["median"], final["q25"], final["q75"], strict=True)):
         best = f"{optimal[task]:9.1f}" if optimal else "        -"
-        words = named(summary["tasks"][task])
+        words = named(summary["tasks"][task], summary.get("units", ()))
         lines.append(f"{task:4d}  {median:9.1f}  [{low:9.1f},{high:9.1f}]  {best}  {words}")
     shown = lines if len(lines) <= 18 else [*lines[:18], f"… and {len(lines) - 18} more in summary.json"]
     if apart := summary.get("held_out_return"):
