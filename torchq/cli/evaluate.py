@@ -22,6 +22,9 @@ from torchq.runs.plotting import Curve, named, plot_learning_curves
 from torchq.runs.run import Run, load
 from torchq.runs.study_results import by_samples, plot_study
 
+_MANY, _FIRST = 64, 16
+"""Tasks from which on only the first are listed."""
+
 
 class Shown(NamedTuple):
     """A run with what is shown of it."""
@@ -80,6 +83,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             lines.append(
                 f"{row['run']:<{width}}  {task:4d}  {median:9.1f}  [{low:8.1f}, {high:8.1f}]  {best}{words}{unfinished}"
             )
+            if len(final["median"]) > _MANY and task + 1 == _FIRST:
+                lines.append(f"{row['run']:<{width}}  … and {len(final['median']) - _FIRST:,} more; --json has all")
+                break
     conventions = [f"{row['run']}: LR-Q convention {row['lrq_convention']}" for row in rows if "lrq_convention" in row]
     return "\n".join(lines + conventions)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee", "#b
 """Of runs; told apart with any kind of colour vision (Tol, *Colour schemes*, 2021)."""
 MAX_POINTS = 250
 """Of a curve."""
+_NAMED, _JOINED = 8, 32
+"""Tasks that are named beside a matrix, and rows of a factor that a line joins though nothing lies between them."""
 
 
 class Figure(NamedTuple):
@@ -90,21 +93,25 @@ def improvement(labels: Sequence[str], table: Sequence[Sequence[Estimate | None]
 
 
 def matrix(title: str, names: Sequence[str], values: np.ndarray, order: Sequence[int]) -> Figure:
-    """Correlations of tasks, alike ones beside each other."""
-    chosen, labels = values[np.ix_(order, order)], [names[number] for number in order]
-    data = [{"type": "heatmap", "z": [rounded(row) for row in chosen], "x": labels, "y": labels, "zmin": -1, "zmax": 1,
-             "colorscale": "RdBu", "reversescale": True, "colorbar": {"thickness": 10}}]  # fmt: skip
-    if len(labels) <= 8:
-        data[0].update(text=[[f"{x:.2f}" for x in row] for row in chosen], texttemplate="%{text}")
-    layout = {"yaxis": {"autorange": "reversed", "type": "category"}, "xaxis": {"type": "category"}}
+    """Correlations of tasks, alike ones beside each other; names begin with the tasks' numbers."""
+    few = len(names) <= _NAMED
+    numbers = [names[number].partition(":")[0] for number in order]
+    rows = [textwrap.shorten(names[number], 40, placeholder=" …") for number in order] if few else numbers
+    words = [[f"{names[i]}<br>{names[j]}<br>{values[i, j]:.3f}" for j in order] for i in order]
+    data = [{"type": "heatmap", "z": [rounded(row) for row in values[np.ix_(order, order)]], "x": numbers, "y": rows,
+             "zmin": -1, "zmax": 1, "colorscale": "RdBu", "reversescale": True, "colorbar": {"thickness": 10},
+             "hovertext": words, "hovertemplate": "%{hovertext}<extra></extra>"}]  # fmt: skip
+    if few:
+        data[0].update(text=[[f"{values[i, j]:.2f}" for j in order] for i in order], texttemplate="%{text}")
+    layout = {"yaxis": {"autorange": "reversed", "type": "category"}, "xaxis": {"type": "category", "title": "task"}}
     return Figure(title, data, layout, 380)
 
 
 def factor(title: str, axis: Sequence[Any], columns: np.ndarray, weights: np.ndarray, smooth: bool) -> Figure:
     """Columns of a factor over its mode, the components of largest norm first; (size, components)."""
-    share = weights / weights[0]
+    share, mode = weights / weights[0], "lines" if smooth else "lines+markers" if len(axis) <= _JOINED else "markers"
     data = [
-        {"x": list(axis), "y": rounded(columns[:, k]), "mode": "lines" if smooth else "lines+markers",
+        {"x": list(axis), "y": rounded(columns[:, k]), "mode": mode,
          "line": {"color": colour(k), "width": 2}, "name": f"{k + 1}: weight {share[k]:.2g}"}
         for k in range(columns.shape[1])
     ]  # fmt: skip

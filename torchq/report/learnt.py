@@ -82,7 +82,8 @@ def described(run: Run) -> dict[str, Any]:
 def dimension_names(env: Any, count: int) -> list[str]:
     """What the dimensions of an observation are called."""
     said = getattr(env, "observation_names", ())
-    return list(said) if len(said) == count else [f"dimension {number}" for number in range(count)]
+    names = said if len(said) == count else tuple(map(str, range(count)))
+    return [f"dimension {name}" if name.isdigit() else name for name in names]
 
 
 def action_names(env: Any) -> list[str]:

@@ -150,7 +150,8 @@ function drawSliders() {
   $("sliders").replaceChildren(...rest.map((d) => {
     const label = document.createElement("label"), slider = document.createElement("input"), output = document.createElement("output");
     Object.assign(slider, { type: "range", min: 0, max: axes[d].length - 1, value: chosen.place[d] });
-    const say = () => { output.textContent = " " + Number(axes[d][chosen.place[d]].toPrecision(3)); };
+    const step = Math.abs(axes[d][1] - axes[d][0]) || 1, said = (x) => (Math.abs(x) < step / 1e6 ? 0 : Number(x.toPrecision(3)));
+    const say = () => { output.textContent = " " + said(axes[d][chosen.place[d]]); };
     slider.addEventListener("input", () => { chosen.place[d] = Number(slider.value); say(); drawValues(); });
     label.append(run.dimensions[d] + " ", slider, output); say();
     return label;
@@ -175,7 +176,8 @@ function drawMap() {
   $("map").hidden = !map;
   if (!map) return;
   const x = map.parameters[$("map-across").value], y = map.parameters[$("map-up").value], z = map.colours[$("map-colour").value];
-  draw($("task-map"), { title: map.names[$("map-colour").value], height: 380, layout: { xaxis: { title: map.axes[$("map-across").value] }, yaxis: { title: map.axes[$("map-up").value] } },
+  draw($("task-map"), { title: map.names[$("map-colour").value], height: 380, layout: { xaxis: { title: map.axes[$("map-across").value], type: map.types[$("map-across").value] },
+    yaxis: { title: map.axes[$("map-up").value], type: map.types[$("map-up").value] } },
     data: [{ type: x.length > 2000 ? "scattergl" : "scatter", mode: "markers", x, y, text: map.tasks, hovertemplate: "%{text}<br>%{marker.color}<extra></extra>",
       marker: { color: z, colorscale: "Viridis", showscale: true, size: x.length > 500 ? 4 : 9, colorbar: { thickness: 10 } } }] });
 }
@@ -184,7 +186,8 @@ function chooseRun() {
   const run = contents.runs[chosen.run], axes = run.values ? run.values.axes : [];
   $("run-notes").textContent = (run.index === undefined ? "" : `of its runs side by side the median one, seed ${run.index}. `) + run.notes.join("; ");
   chosen.task = Math.min(chosen.task, Math.max(0, run.tasks.length - 1));
-  chosen.across = 0; chosen.up = Math.min(1, Math.max(0, axes.length - 1));
+  const wide = axes.map((axis, d) => d).sort((a, b) => axes[b].length - axes[a].length || a - b).slice(0, 2).sort((a, b) => a - b);
+  [chosen.across, chosen.up] = [wide[0] || 0, wide[1] || 0];
   chosen.place = axes.map((axis) => Math.floor(axis.length / 2));
   options($("task"), run.tasks, chosen.task);
   for (const name of ["across", "up"]) options($(name), run.dimensions || [], chosen[name]);

@@ -164,8 +164,10 @@ def _map(
     median = np.median(run.metrics.final_return(), axis=0)
     colours = {"return": median} | ({} if optimal is None else {"return minus optimum": median - np.array(optimal)})
     axes = [f"{name}, {unit}".rstrip(", ") for name, unit in zip_longest(tasks[0], units, fillvalue="")]
+    kinds = [said.kind == "log" for said in getattr(families.of(run.config), "parameters", ())]
     return {
         "axes": axes,
+        "types": ["log" if one else "linear" for one in kinds or [False] * len(axes)],
         "parameters": [figures.rounded([tasks[task][name] for task in some]) for name in tasks[0]],
         "names": list(colours),
         "colours": [figures.rounded(values[some]) for values in colours.values()],

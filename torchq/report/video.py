@@ -58,7 +58,11 @@ def _filmed(run: Run) -> Any:
     tasks = [run.tasks.tasks[task] for task in some]
     if hasattr(env, "film"):
         for number, task in zip(some, tasks, strict=True):
-            yield number, list(env.film(task, lambda seen, step, which=number: policy.act(seen, which)))
+            try:
+                yield number, list(env.film(task, lambda seen, step, which=number: policy.act(seen, which)))
+            except Exception as error:  # Whatever a user's environment raises.
+                reason = str(error).strip().partition("\n")[0]
+                raise UsageError(f"`video`: {run.config.env} gives no pictures: {reason}") from error
         return
 
     def act(observation: Tensor, step: int) -> Tensor:
