@@ -139,6 +139,11 @@ class GymTasks:
             "episode_length": self.episode_length,
         }
 
+    @property
+    def action_levels(self) -> list[list[float]] | None:
+        """What an environment is given for each action, by axis; None where it is their numbers."""
+        return self.actions.levels
+
     def dimension_name(self, name: str) -> str:
         """The name of a dimension that is called by its name or number."""
         numbered = {str(number): axis.name for number, axis in enumerate(self.axes)}
