@@ -11,7 +11,8 @@ its length; the caller then resets it), `num_reset_uniforms`, `num_step_uniforms
 `grid_sizes` (the learner's grid of cells, one value per dimension of the observation). `dimensions` says what each
 dimension is, a `Dimension`, for learners that interpolate; without it they take all for continuous, between the points
 of that grid. `parameters` says the same of each parameter of a task: the range of the family, and how to interpolate
-between its tasks. The Gymnasium view needs `observation_low` and `observation_high` too.
+between its tasks. `action_levels` says what each action is, a list of numbers each, for policies that are taken away.
+The Gymnasium view needs `observation_low` and `observation_high` too.
 
 That is all that an environment needs: torchq's fused engines translate `step`, `reset` and `observe` to C++ and Triton.
 They can if the three work number by number, with the batch as they find it: arithmetic, comparisons, `torch.where`,
