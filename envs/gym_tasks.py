@@ -139,9 +139,14 @@ class GymTasks:
             "episode_length": self.episode_length,
         }
 
+    @property
+    def action_levels(self) -> list[list[float]] | None:
+        """What an environment is given for each action, by axis; None where it is their numbers."""
+        return self.actions.levels
+
     def dimension_name(self, name: str) -> str:
         """The name of a dimension that is called by its name or number."""
-        numbered = {str(number): axis.name for number, axis in enumerate(self.axes)}
+        numbered = {str(number): known for number, known in enumerate(self.observation_names)}
         return name if name in numbered.values() else numbered.get(name, name)
 
     def sample_tasks(self, num_tasks: int | None = None) -> list[Any]:
@@ -240,9 +245,8 @@ class GymTasks:
         return env
 
     def _check_spaces(self, env: gymnasium.Env, parameters: Mapping[str, float]) -> None:
-        for what, ours, theirs in (
-            ("observations", self.space, env.observation_space), ("actions", self.actions.space, env.action_space)
-        ):  # fmt: skip
+        pairs = {"observations": (self.space, env.observation_space), "actions": (self.actions.space, env.action_space)}
+        for what, (ours, theirs) in pairs.items():
             if not alike(ours, theirs):
                 raise ValueError(
                     f"expected {what} of the same space in all tasks, {ours}, got {theirs} of {parameters}"

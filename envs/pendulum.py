@@ -108,6 +108,11 @@ class Pendulum:
         """Torque in N·m of each action."""
         return -self.max_torque + action.to(dtype) * (2.0 * self.max_torque / (self.num_actions - 1))
 
+    @property
+    def action_levels(self) -> list[list[float]]:
+        """Torque in N·m of each action, for policies that are taken away."""
+        return self.torque(torch.arange(self.num_actions), torch.float64).unsqueeze(-1).tolist()
+
     def optimal_returns(self, tasks: list[PendulumTask], device: torch.device | str = "cpu") -> list[float]:
         """Expected undiscounted return of an optimal policy for each task, over one episode."""
         from . import optimal

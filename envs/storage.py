@@ -210,6 +210,11 @@ class Storage:
         """What each action asks for, from −1 (sell at full power) to 1 (buy)."""
         return action.to(dtype) * (2.0 / (self.num_actions - 1)) - 1.0
 
+    @property
+    def action_levels(self) -> list[list[float]]:
+        """Rate of each action, for policies that are taken away."""
+        return self.rate(torch.arange(self.num_actions), torch.float64).unsqueeze(-1).tolist()
+
     def price(self, tasks: StorageTask, deviation: Tensor, hour: Tensor) -> Tensor:
         """Price over level."""
         usual, dip = (torch.full_like(deviation, table[0]) for table in (self.profile, self.dip_profile))

@@ -130,6 +130,11 @@ class Wireless:
         """Power that each action asks for."""
         return action.to(dtype) * (self.max_power / (self.num_actions - 1))
 
+    @property
+    def action_levels(self) -> list[list[float]]:
+        """Power of each action, for policies that are taken away."""
+        return self.power(torch.arange(self.num_actions), torch.float64).unsqueeze(-1).tolist()
+
     def optimal_returns(self, tasks: list[WirelessTask], device: torch.device | str = "cpu") -> list[float]:
         """Expected undiscounted return of an optimal policy for each task, over one episode."""
         from . import optimal

@@ -14,6 +14,7 @@ import click
 from torchq import families
 from torchq.cli.commands import flag, run_command
 from torchq.cli.flags import options
+from torchq.cli.help import TrainCommand
 from torchq.errors import spell
 from torchq.runs.launch import launch
 from torchq.runs.plotting import named
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command(name: str) -> click.Command:
     """The command under a name."""
     help_text = "Train one learner on a family of tasks and leave a run folder with curves, picture and checkpoint."
-    return click.Command(name, params=options(families.names()), callback=partial(_train, name), help=help_text)
+    return TrainCommand(name, params=options(families.names()), callback=partial(_train, name), help=help_text)
 
 
 def _train(name: str, out: Path | None, resume: bool, progress: bool | None, **flags: Any) -> None:
