@@ -248,9 +248,8 @@ class GymTasks:
         pairs = {"observations": (self.space, env.observation_space), "actions": (self.actions.space, env.action_space)}
         for what, (ours, theirs) in pairs.items():
             if not alike(ours, theirs):
-                raise ValueError(
-                    f"expected {what} of the same space in all tasks, {ours}, got {theirs} of {parameters}"
-                )
+                expected = f"expected {what} of the same space in all tasks, {ours}"
+                raise ValueError(f"{expected}, got {theirs} of {parameters}")
 
     def _bounds(self, given: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
         """The range of each continuous dimension: given, the space's, or a random run's."""
