@@ -107,7 +107,7 @@ def kind(name: str) -> click.ParamType:
         return Name([known for known in shape.names if known != "meta"])  # A device without memory, for tests.
     if shape.range:
         return Numbers(shape.range) if shape.kind is tuple else Number(shape.range)
-    return click.Path() if name == "warm_start" else click.STRING
+    return click.Path() if name in ("warm_start", "adapt_from", "data") else click.STRING
 
 
 class Setting(click.Option):
