@@ -24,7 +24,6 @@ _BASH = """# Completion of torchq: WHERE
 _torchq() {
     local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} flags= names=
     if [[ $word == = ]]; then word=; elif [[ $before == = ]]; then before=${COMP_WORDS[COMP_CWORD-2]}; fi
-    COMPREPLY=()
     if (( COMP_CWORD == 1 )); then COMPREPLY=($(compgen -W "COMMANDS" -- "$word")); return; fi
     case "${COMP_WORDS[1]} $before" in
 VALUES
