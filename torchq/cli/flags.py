@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from torchq import config
-from torchq.cli import listing
+from torchq.cli import listing, sweep
 from torchq.cli.commands import flag
 from torchq.cli.help import CHOSEN
 from torchq.config import ALGOS, PRESETS
@@ -186,5 +186,6 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
                      help="Go on with the run in --out, with its configuration; more --episodes extend it."),
         click.Option(["--progress/--no-progress"], default=None,
                      help="Progress bar.  [default: on a terminal; elsewhere a line now and then]"),
+        sweep.option(),
         listing.option(),
     ]  # fmt: skip

@@ -28,7 +28,7 @@ GROUPS = {
         "warm_start", "guide_margin", "guide_samples", "adapt_from", "data", "fit", "grow",
     ),
     "Engine and device": ("device", "engine", "dtype", "deterministic"),
-    "Run folder": ("out", "resume", "progress"),
+    "Run folder": ("out", "resume", "progress", "sweep"),
 }  # fmt: skip
 """Flags by topic, by the names of their parameters."""
 
@@ -38,6 +38,7 @@ EXAMPLES = {
     "--algo stlrq --task mass=0.05:1:8,length=0.5:1:8 --task-modes linear": "64 tasks by their parameters",
     "--algo stlrq --env gym:CartPole-v1 --vary length=0.25,0.5,1": "an environment of Gymnasium, a task per length",
     "--algo lmi-ql --sizes 10,50,200": "quadratic Q-functions from few samples",
+    "--algo stlrq --sweep rank=5,10,30": "three runs, one after the other",
     "--resume --out runs/a --episodes 2000": "go on with a run, and make it longer",
     "--algo lrq --env wireless --help": "the flags that this choice has, with its defaults",
 }
