@@ -3,6 +3,9 @@ import json
 import pytest
 from problems import command_line, outcome
 
+from torchq.cli import sweep
+from torchq.errors import Interrupted
+
 GOOD = ("--env", "gridworld", "--episodes", 2, "--num-seeds", 1, "--device", "cpu", "--engine", "eager")
 
 
@@ -69,3 +72,12 @@ def test_a_wrong_setting_is_told_before_the_first_run(tmp_path):
     assert code == 2
     assert err.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_ctrl_c_says_how_to_go_on_with_all_of_them(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise Interrupted("interrupted; go on with: `resume=True`")
+
+    monkeypatch.setattr(sweep, "launch", interrupted)
+    code, _, err = command_line("--algo", "stlrq", *GOOD, "--sweep", "rank=2,3", "--out", tmp_path / "s")
+    assert (code, err) == (130, f"interrupted; go on with: the same command, --resume --out {tmp_path / 's'}\n")

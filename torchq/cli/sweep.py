@@ -12,7 +12,7 @@ from typing import Any
 import click
 import numpy as np
 
-from torchq.errors import TorchqError, UsageError
+from torchq.errors import Interrupted, TorchqError, UsageError
 from torchq.runs.folder import CONFIG
 from torchq.runs.launch import checked, launch
 from torchq.runs.run import Run
@@ -100,6 +100,8 @@ def train(
             continue
         try:
             finished.append(launch({**given, **settings}, folder, resume=going_on, progress=progress, tell=tell))
+        except Interrupted as error:
+            raise Interrupted(f"interrupted; go on with: the same command, `resume=True` `out={home}`") from error
         except TorchqError as error:
             if isinstance(error, UsageError) and not finished and number == 0:
                 raise
