@@ -42,7 +42,7 @@ def optimal_episodes(run: Run) -> list[dict[str, Any]] | None:
     def act(observation: Tensor, step: int) -> Tensor:
         return torch.cat([one(observation[i : i + 1], step) for i, one in enumerate(policies)])
 
-    return [_drawn(episode) for episode in episodes.play(env, tasks, act)]
+    return [drawn(episode) for episode in episodes.play(env, tasks, act)]
 
 
 def described(run: Run) -> dict[str, Any]:
@@ -59,6 +59,8 @@ def described(run: Run) -> dict[str, Any]:
     units = getattr(env, "parameter_units", ())
     names = [f"{task}: {named(vars(run.tasks.tasks[task]), units)}" for task in tasks]
     dimensions = dimension_names(env, len(policy.grid.modes))
+    if run.config.num_seeds > 1:
+        notes.append("the median one of its runs side by side")
     values = tensors.described(policy, tasks)
     if values is None:
         notes.append("its action values are too many for a page")
@@ -137,14 +139,15 @@ def _episodes(env: Any, policy: GridPolicy, tasks: Sequence[Any], numbers: Seque
     def act(observation: Tensor, step: int) -> Tensor:
         return policy.act(observation, torch.tensor(numbers))
 
-    return [_drawn(episode) for episode in episodes.play(env, tasks, act)]
+    return [drawn(episode) for episode in episodes.play(env, tasks, act)]
 
 
-def _drawn(episode: episodes.Episode) -> dict[str, Any]:
+def drawn(episode: episodes.Episode) -> dict[str, Any]:
+    """An episode as the page reads it, with fewer steps where they are many."""
     kept = figures.thinned(len(episode.observations), MAX_STEPS)
     return {
         "steps": kept.tolist(),
         "observations": [figures.rounded(column) for column in episode.observations[kept].T],
-        "actions": episode.actions[kept[kept < len(episode.actions)]].tolist(),
+        "actions": figures.rounded(episode.actions[kept[kept < len(episode.actions)]]),
         "return": float(f"{episode.rewards.sum():.5g}"),
     }

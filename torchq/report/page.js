@@ -49,7 +49,7 @@ function decoded(values) {
   if (!values || values.decoded) return values;
   values.decoded = true;
   for (const factor of values.factors || []) factor.rows = floats(factor.rows);
-  for (const name of ["actions", "tasks", "table"]) if (values[name]) values[name] = floats(values[name]);
+  for (const name of ["actions", "tasks", "table", "controls"]) if (values[name]) values[name] = floats(values[name]);
   return values;
 }
 
@@ -62,6 +62,7 @@ function best(values, task, place) {
   if (!rank) {
     const all = axes.map((_, d) => d), places = axes.reduce((n, axis) => n * axis.length, 1);
     const first = (task * places + row(all, place, axes)) * count;
+    if (values.controls) return [values.table[first], values.controls[first]];
     for (let a = 0; a < count; a++) if (values.table[first + a] > top) { top = values.table[first + a]; chosen = a; }
     return [top, chosen];
   }
@@ -110,7 +111,7 @@ function options(select, names, index) {
 // The learnt episode and the optimal one of the task chosen, where they were played.
 function played(run) {
   const number = (run.played || []).indexOf(chosen.task);
-  return number < 0 ? {} : { learnt: run.episodes[number], optimal: (contents.optimal || [])[number] };
+  return number < 0 ? {} : { learnt: run.episodes[number], optimal: (run.optimal || contents.optimal || [])[number] };
 }
 
 function episodePath(run) {
@@ -139,9 +140,9 @@ function drawValues() {
   const names = run.actions, ticks = names.map((_, n) => n), few = names.length <= 12;
   draw($("value-map"), { title: "max Q: the value of acting greedily", layout, height: 360, data: [{ type: "heatmap", x, y, z: only(value),
     colorscale: "Viridis", colorbar: { thickness: 10 } }, ...(flat ? [] : episodePath(run))] });
-  draw($("policy-map"), { title: "the greedy action", layout, height: 360, data: [{ type: "heatmap", x, y, z: only(action), zmin: 0, zmax: names.length - 1,
-    colorscale: "Cividis", colorbar: { thickness: 10, ...(few ? { tickvals: ticks, ticktext: names } : {}) },
-    customdata: only(action).map((line) => line.map((a) => names[a])), hovertemplate: "%{customdata}<extra></extra>" }] });
+  const discrete = { zmin: 0, zmax: names.length - 1, customdata: only(action).map((line) => line.map((a) => names[a])), hovertemplate: "%{customdata}<extra></extra>" };
+  draw($("policy-map"), { title: names.length ? "the greedy action" : "the control", layout, height: 360, data: [{ type: "heatmap", x, y, z: only(action),
+    colorscale: "Cividis", colorbar: { thickness: 10, ...(names.length && few ? { tickvals: ticks, ticktext: names } : {}) }, ...(names.length ? discrete : {}) }] });
 }
 
 function drawSliders() {
@@ -162,12 +163,12 @@ function drawEpisode() {
   const run = contents.runs[chosen.run], { learnt, optimal } = played(run);
   $("episodes").hidden = !learnt;
   if (!learnt) return;
-  $("episode-words").textContent = `return ${learnt.return}` + (optimal ? `; that of an optimal policy from the same start ${optimal.return}` : "");
+  $("episode-words").textContent = `return ${learnt.return}` + (optimal ? `; that of ${run.best || "an optimal policy"} from the same start, with the same noise, ${optimal.return}` : "");
   const trace = (one, y, color, name, dash, shape) => ({ x: one.steps.slice(0, y.length), y, mode: "lines", name, line: { color, dash, width: 2, shape } });
   const both = (of, shape) => [optimal && trace(optimal, of(optimal), "#888888", "optimal", "dash", shape), trace(learnt, of(learnt), "#4477aa", "learnt", "solid", shape)].filter(Boolean);
-  const named = run.actions.length <= 12 ? { tickvals: run.actions.map((_, n) => n), ticktext: run.actions } : {};
+  const named = run.actions.length && run.actions.length <= 12 ? { tickvals: run.actions.map((_, n) => n), ticktext: run.actions } : {};
   const figures = run.dimensions.map((name, d) => ({ title: name, data: both((one) => one.observations[d]), layout: { xaxis: { title: "step" } }, height: 210 }));
-  figures.push({ title: "action", data: both((one) => one.actions, "hv"), layout: { xaxis: { title: "step" }, yaxis: named }, height: 210 });
+  figures.push({ title: run.actions.length ? "action" : "control", data: both((one) => one.actions, run.actions.length ? "hv" : "linear"), layout: { xaxis: { title: "step" }, yaxis: named }, height: 210 });
   drawAll($("episode-figures"), figures);
 }
 
@@ -184,7 +185,7 @@ function drawMap() {
 
 function chooseRun() {
   const run = contents.runs[chosen.run], axes = run.values ? run.values.axes : [];
-  $("run-notes").textContent = (run.index === undefined ? "" : `of its runs side by side the median one, seed ${run.index}. `) + run.notes.join("; ");
+  $("run-notes").textContent = (run.index === undefined ? "" : `seed ${run.index}; `) + run.notes.join("; ");
   chosen.task = Math.min(chosen.task, Math.max(0, run.tasks.length - 1));
   const wide = axes.map((axis, d) => d).sort((a, b) => axes[b].length - axes[a].length || a - b).slice(0, 2).sort((a, b) => a - b);
   [chosen.across, chosen.up] = [wide[0] || 0, wide[1] || 0];

@@ -14,7 +14,7 @@ import numpy as np
 from torchq import families
 from torchq.checkpoint import write_atomically
 from torchq.errors import UsageError
-from torchq.report import figures, learnt
+from torchq.report import controls, figures, learnt
 from torchq.report.figures import Figure
 from torchq.report.statistics import Estimate, interquartile_estimate, probability_of_improvement
 from torchq.runs.folder import CONFIG
@@ -56,8 +56,11 @@ def write(folder: Path, runs: Sequence[Run], labels: Sequence[str], command: str
     about_studies = _studies(studies) if studies else {"figures": {}}
     contents = about_curves.pop("contents")
     contents["figures"] |= about_studies.pop("figures")
-    sections = [("returns", "Returns"), ("curves", "Curves"), ("learnt", "What was learnt")] if curves else []
+    contents["runs"] += [controls.described(run) for run, _ in studies]
+    contents["labels"] += [label for _, label in studies]
+    sections = [("returns", "Returns"), ("curves", "Curves")] if curves else []
     sections += [("studies", "Quadratic learners")] if studies else []
+    sections += [("learnt", "What was learnt")]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["colour"] = figures.colour
     algos = ", ".join(dict.fromkeys(ALGO_NAMES[run.config.algo] for run in runs))
@@ -121,7 +124,7 @@ def _curves(pairs: Sequence[tuple[Run, str]]) -> dict[str, Any]:
     return {
         "contents": {
             "figures": {"curves": drawn, "statistics": statistics},
-            "labels": labels,
+            "labels": [*labels],
             "runs": [{**learnt.described(run), "map": _map(run, tasks, units, optimal)} for run in runs],
             "optimal": learnt.optimal_episodes(runs[0]),
         },
