@@ -11,7 +11,7 @@ import numpy as np
 from torchq.report.statistics import Estimate
 from torchq.runs.plotting import Curve, smoothed
 
-COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377", "#ccbb44", "#66ccee", "#bb7744", "#888888")
+COLOURS = ("#4477aa", "#ee6677", "#33a14f", "#aa3377", "#ccbb44", "#66ccee", "#bb7744", "#888888")
 """Of runs; told apart with any kind of colour vision (Tol, *Colour schemes*, 2021)."""
 MAX_POINTS = 250
 """Of a curve."""
