@@ -76,5 +76,7 @@ def flag_table(command: str, flags: list[str]) -> str:
         values = getattr(param.type, "names", ())
         taken = f" ({', '.join(values)})" if values else ""
         shown = default.rstrip(" ]") or (str(param.default) if getattr(param, "show_default", False) else "")
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in (names, text.strip() + taken, shown)) + " |")
+        lines.append(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in (names, text.strip() + taken, shown)) + " |"
+        )
     return "\n".join(lines)
