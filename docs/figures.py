@@ -169,19 +169,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw all."""
     parser = argparse.ArgumentParser(description="The figures of docs/how-it-works.md.")
     parser.add_argument("--out", type=Path, default=FOLDER, help="where to write them")
-    parser.add_argument("--episodes", type=int, help="shorter runs, for a test")
+    parser.add_argument("--small", action="store_true", help="short runs, for a test")
     arguments = parser.parse_args(argv)
-    short: dict[str, Any] = {"episodes": arguments.episodes, "num_seeds": 2} if arguments.episodes else {}
+    short: dict[str, Any] = {"episodes": 1, "num_seeds": 2} if arguments.small else {}
     with mpl.rc_context(STYLE), tempfile.TemporaryDirectory() as folder:
         draw_tensor(arguments.out / "tensor.svg")
         draw_interpolation(arguments.out / "interpolation.svg")
-        settings: dict[str, Any] = {"env": "pendulum", "num_seeds": 8, "progress": False, "device": "cpu"}
-        run = torchq.train(algo="stlrq", rank=8, out=f"{folder}/run", **{**settings, "seed": 100, **short})
+        settings: dict[str, Any] = {"env": "pendulum", "num_seeds": 8, "seed": 100, "progress": False, "device": "cpu"}
+        run = torchq.train(algo="stlrq", rank=8, out=f"{folder}/run", **{**settings, **short})
         draw_factors(arguments.out / "factors.svg", run)
         draw_policies(arguments.out / "policies.svg", run)
         settings |= {
-            "num_tasks": 64,
-            "seed": 100,
+            "num_tasks": 4 if arguments.small else 64,
             "episodes": 40,
             "eval_every": 1,
             "rank": 30,

@@ -13,16 +13,19 @@ import json
 import re
 import shlex
 import sys
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 }
-OTHERS = re.compile(r"pip |pytest|ruff |mypy|git |bash \.ci|mkdocs |tensorboard |python (benchmarks|docs|examples|tests)/")
+OTHERS = re.compile(
+    r"pip |pytest|ruff |mypy|git |bash \.ci|mkdocs |tensorboard |python (benchmarks|docs|examples|tests)/"
+)
 """Commands that are not torchq's, or take long: the tests look at their files and flags alone."""
 GIVEN = {"prices.csv": "price\n" + "\n".join(str(30 + 10 * (hour % 24 > 17) + hour % 7) for hour in range(24 * 21))}
 """Files of the reader's own."""
@@ -69,19 +72,21 @@ def arguments(line: str) -> list[str] | None:
 def shortened(given: list[str]) -> list[str]:
     """Arguments of a run that is over soon: the last of a flag given twice counts."""
     if given[0] == "evaluate":
-        return [*given, "--device", "cpu", *(["--episodes", "2"] if "--episodes" in given else [])]
+        return [*given, "--device", "cpu", *(["--episodes", "1"] if "--episodes" in given else [])]
     if given[0] != "train" or "--list" in given:
         return given
     quiet = [*given, "--no-progress", "--device", "cpu"]
     if "--resume" in given:
         config = json.loads((Path(given[given.index("--out") + 1]) / "config.json").read_bytes())
-        return [*quiet, "--episodes", str(config["episodes"] + config["eval_every"])] if "--episodes" in given else quiet
+        return (
+            [*quiet, "--episodes", str(config["episodes"] + config["eval_every"])] if "--episodes" in given else quiet
+        )
     algo = given[given.index("--algo") + 1] if "--algo" in given else "stlrq"
     if algo.startswith("l") and algo != "lrq":
         return [*quiet, "--num-seeds", "2", "--sizes", "20"]
     seeds = [] if "--adapt-from" in given else ["--num-seeds", "2"]
     workers = ["--env-option", "workers=0"] if "gym:" in " ".join(given) else []
-    return [*quiet, "--episodes", "2", "--eval-every", "1", "--no-optimal", *seeds, *workers]
+    return [*quiet, "--episodes", "1", "--eval-every", "1", "--no-optimal", *seeds, *workers]
 
 
 def run_command(line: str) -> None:
@@ -120,10 +125,16 @@ def run_page(text: str) -> None:
             run_command(line)
 
 
-if __name__ == "__main__":
-    import torchq.runs.rank_search
+@contextlib.contextmanager
+def short_pilots() -> Iterator[None]:
+    """Search for a rank among small ones, in a step or two."""
+    from torchq.runs import rank_search
 
-    torchq.runs.rank_search._SAMPLES = 300
+    with mock.patch.object(rank_search, "RANKS", (2, 3)), mock.patch.object(rank_search, "_SAMPLES", 300):
+        yield
+
+
+if __name__ == "__main__":
     sys.path[0] = ""  # Where a reader stands.
-    with contextlib.suppress(BrokenPipeError), warnings.catch_warnings():
+    with short_pilots():
         run_page(PAGES[sys.argv[1]])
