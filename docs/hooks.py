@@ -71,7 +71,7 @@ def flag_table(command: str, flags: list[str]) -> str:
     """A table of flags in the words of `--help`."""
     lines = ["| flag | what it says | default |", "|---|---|---|"]
     for param in (options(command)[flag] for flag in flags):
-        names = ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts) if name.startswith("--"))
+        names = "<br>".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts) if name.startswith("--"))
         text, _, default = (param.help or "").partition("[default: ")
         values = getattr(param.type, "names", ())
         taken = f" ({', '.join(values)})" if values else ""
