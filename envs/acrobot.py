@@ -93,6 +93,8 @@ class Acrobot:
     grid_low = (-math.pi, -math.pi, -6.0, -10.0)
     grid_high = (math.pi, math.pi, 6.0, 10.0)
     grid_sizes = (12, 12, 12, 12)
+    observation_names = ("first angle, rad", "second angle, rad", "first speed, rad/s", "second speed, rad/s")
+    parameter_units = ("m", "m", "kg", "kg")
     dimensions = (
         base.Dimension(-math.pi, math.pi, 16, "periodic"),
         base.Dimension(-math.pi, math.pi, 16, "periodic"),

@@ -11,7 +11,10 @@ its length; the caller then resets it), `num_reset_uniforms`, `num_step_uniforms
 `grid_sizes` (the learner's grid of cells, one value per dimension of the observation). `dimensions` says what each
 dimension is, a `Dimension`, for learners that interpolate; without it they take all for continuous, between the points
 of that grid. `parameters` says the same of each parameter of a task: the range of the family, and how to interpolate
-between its tasks. The Gymnasium view needs `observation_low` and `observation_high` too.
+between its tasks. The Gymnasium view needs `observation_low` and `observation_high` too. `action_levels` says what each
+action is, a list of numbers each, for policies that are taken away. For pictures and tables there may be
+`observation_names`, `action_names` and `parameter_units`; for the line that no curve crosses
+`optimal_returns(tasks, device)`, and for what is drawn beside what was learnt `optimal_policy(task)`.
 
 That is all that an environment needs: torchq's fused engines translate `step`, `reset` and `observe` to C++ and Triton.
 They can if the three work number by number, with the batch as they find it: arithmetic, comparisons, `torch.where`,
@@ -27,13 +30,16 @@ field `elapsed`, the steps since the reset; an episode is truncated after `episo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 Tasks = TypeVar("Tasks")
+
+Policy = Callable[[Tensor, int], Tensor]
+"""From observations (envs, dimensions) and the steps gone to the numbers of actions (envs,)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,6 +89,9 @@ class CartPole:
     grid_low = (-2.4, -3.0, -0.21, -3.0)
     grid_high = (2.4, 3.0, 0.21, 3.0)
     grid_sizes = (10, 10, 20, 20)
+    observation_names = ("position, m", "speed, m/s", "angle, rad", "angular speed, rad/s")
+    parameter_units = ("m/s²", "kg", "kg", "m", "N")
+    action_names = ("left", "right")
     dimensions = (
         base.Dimension(-2.4, 2.4, 8),
         base.Dimension(-3.0, 3.0, 8),

@@ -67,6 +67,8 @@ class DampedPendulum:
     control_weight: float = 1e-3
     gamma: float = 0.97
 
+    observation_names = ("angle, rad", "speed, rad/s")
+    parameter_units = ("kg", "m", "N·m·s/rad")
     name = "damped-pendulum"
     terminates = False
     num_reset_uniforms = 2

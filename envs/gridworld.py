@@ -89,6 +89,8 @@ class Gridworld:
         """Goals are cells."""
         return self.dimensions
 
+    observation_names = ("row", "column")
+    action_names = ("up", "right", "down", "left")
     observation_low = grid_low
     observation_high = grid_high
 
@@ -105,6 +107,12 @@ class Gridworld:
         from . import optimal
 
         return [optimal.gridworld(self, task) for task in tasks]
+
+    def optimal_policy(self, task: GridworldTask) -> base.Policy:
+        """What an optimal policy does in one task: down or up first, then along."""
+        from . import optimal_policies
+
+        return optimal_policies.gridworld(task)
 
     def reset(self, tasks: GridworldTask, uniforms: Tensor) -> GridworldState:
         """Walkers on any cell but their goal, from uniforms shaped (seeds, tasks, envs, 1)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import base, random_ranges, transition_tables
+from . import base, films, random_ranges, transition_tables
 from .blame import where
 from .building import REWARD_WEIGHTS, build, whole_keys
 from .simulators import Making, Simulators
@@ -139,9 +139,14 @@ class GymTasks:
             "episode_length": self.episode_length,
         }
 
+    @property
+    def action_levels(self) -> list[list[float]] | None:
+        """What an environment is given for each action, by axis; None where it is their numbers."""
+        return self.actions.levels
+
     def dimension_name(self, name: str) -> str:
         """The name of a dimension that is called by its name or number."""
-        numbered = {str(number): axis.name for number, axis in enumerate(self.axes)}
+        numbered = {str(number): known for number, known in enumerate(self.observation_names)}
         return name if name in numbered.values() else numbered.get(name, name)
 
     def sample_tasks(self, num_tasks: int | None = None) -> list[Any]:
@@ -198,6 +203,17 @@ class GymTasks:
             found.append(value)
         return found
 
+    def film(self, task: Any, act: Callable[[np.ndarray, int], int], seed: int = 0) -> Iterator[np.ndarray]:
+        """Pictures of an episode of a policy in one task, see `films`."""
+        env = self._made(self._nearest(vars(task)), render_mode="rgb_array")
+        yield from films.film(env, self.actions, act, seed, self.episode_length)
+        env.close()
+
+    @property
+    def observation_names(self) -> tuple[str, ...]:
+        """Of the numbers of an observation."""
+        return tuple(axis.name for axis in self.axes)
+
     def _making(self, parameters: Mapping[str, float]) -> Making:
         numbered = {name.rpartition("__")[2]: v for name, v in parameters.items() if name.startswith(REWARD_WEIGHTS)}
         if sorted(numbered) != sorted(map(str, range(len(numbered)))):
@@ -207,8 +223,8 @@ class GymTasks:
         words = ",".join(f"{name.replace('__', '.')}={value:.7g}" for name, value in parameters.items())
         return Making(f"task {words}", partial(self._made, parameters), self.actions, len(self.axes), weights)
 
-    def _made(self, parameters: Mapping[str, float]) -> gymnasium.Env:
-        """The environment of a task.
+    def _made(self, parameters: Mapping[str, float], **more: Any) -> gymnasium.Env:
+        """The environment of a task; an id takes more options.
 
         Raises:
             ValueError: if it cannot be made, or has other spaces than the first.
@@ -216,7 +232,7 @@ class GymTasks:
         try:
             if isinstance(self.source, str):
                 named = parameters if self._named else {}
-                env = build(self.source, named, self.options, self._limit)
+                env = build(self.source, named, {**self.options, **more}, self._limit)
             else:
                 env = self.source[self.given.index(dict(parameters))]()
                 env = env if self._limit is None else gymnasium.wrappers.TimeLimit(env, self._limit)
@@ -229,13 +245,11 @@ class GymTasks:
         return env
 
     def _check_spaces(self, env: gymnasium.Env, parameters: Mapping[str, float]) -> None:
-        for what, ours, theirs in (
-            ("observations", self.space, env.observation_space), ("actions", self.actions.space, env.action_space)
-        ):  # fmt: skip
+        pairs = {"observations": (self.space, env.observation_space), "actions": (self.actions.space, env.action_space)}
+        for what, (ours, theirs) in pairs.items():
             if not alike(ours, theirs):
-                raise ValueError(
-                    f"expected {what} of the same space in all tasks, {ours}, got {theirs} of {parameters}"
-                )
+                expected = f"expected {what} of the same space in all tasks, {ours}"
+                raise ValueError(f"{expected}, got {theirs} of {parameters}")
 
     def _bounds(self, given: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, float]]:
         """The range of each continuous dimension: given, the space's, or a random run's."""

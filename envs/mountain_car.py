@@ -80,6 +80,8 @@ class MountainCar:
     grid_low = (-1.2, -0.07)
     grid_high = (0.6, 0.07)
     grid_sizes = (40, 40)
+    observation_names = ("position", "speed")
+    action_names = ("left", "none", "right")
     dimensions = (base.Dimension(-1.2, 0.6, 32), base.Dimension(-0.07, 0.07, 32))
     parameters = (
         base.Dimension(0.0009, 0.0013, 4),
@@ -100,6 +102,12 @@ class MountainCar:
         from . import optimal_car
 
         return [optimal_car.mountain_car(self, base.stack_tasks([task], device=device)) for task in tasks]
+
+    def optimal_policy(self, task: MountainCarTask) -> base.Policy:
+        """What an optimal policy does in one task."""
+        from . import optimal_policies
+
+        return optimal_policies.mountain_car(self, base.stack_tasks([task]))
 
     def reset(self, tasks: MountainCarTask, uniforms: Tensor) -> MountainCarState:
         """Cars at rest near the valley, from uniforms shaped (seeds, tasks, envs, 1)."""

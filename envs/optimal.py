@@ -8,6 +8,7 @@ with multilinear interpolation between grid points and the same finite actions t
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from itertools import product
 
@@ -28,6 +29,13 @@ def _interpolation(x: Tensor, low: float, high: float, size: int) -> tuple[Tenso
 
 def pendulum(env: Pendulum, task: PendulumTask, num_theta: int = 361, num_speed: int = 201) -> float:
     """Optimal return of a pendulum, on a grid of angles and speeds; its parameters are tensors shaped (1, 1)."""
+    (value,) = deque(pendulum_values(env, task, num_theta, num_speed), maxlen=1)  # V₀
+    start = env.reset(task, torch.linspace(0.05, 0.95, 10, device=value.device).view(1, 1, -1, 1))
+    return between(value, pendulum_position(env, start).view(1, 1, -1, 2)).mean().item()
+
+
+def pendulum_values(env: Pendulum, task: PendulumTask, num_theta: int = 361, num_speed: int = 201) -> Iterator[Tensor]:
+    """V_T, V_{T−1}, …, V₀ of a pendulum, (angles, speeds)."""
     device = task.mass.device  # type: ignore[union-attr]
     theta_axis = torch.linspace(-math.pi, math.pi, num_theta, dtype=torch.float64, device=device)
     speed_axis = torch.linspace(-env.max_speed, env.max_speed, num_speed, dtype=torch.float64, device=device)
@@ -38,21 +46,21 @@ def pendulum(env: Pendulum, task: PendulumTask, num_theta: int = 361, num_speed:
         state = PendulumState(theta, speed, torch.zeros_like(theta, dtype=torch.int32))
         following, reward, _, _ = env.step(task, state, torch.full_like(theta, action, dtype=torch.int64), theta)
         rewards.append(reward.view(axes[0].shape).float())
-        positions.append(_position(env, following).view(*axes[0].shape, 2))
+        positions.append(pendulum_position(env, following).view(*axes[0].shape, 2))
     reward, position = torch.cat(rewards), torch.cat(positions).unsqueeze(0)  # (actions · angles, speeds[, 2])
     value = torch.zeros(axes[0].shape, device=device)
+    yield value
     for _ in range(env.episode_length):
-        value = (reward + _between(value, position)).view(env.num_actions, *value.shape).amax(0)
-    start = env.reset(task, torch.linspace(0.05, 0.95, 10, device=device).view(1, 1, -1, 1))
-    return _between(value, _position(env, start).view(1, 1, -1, 2)).mean().item()
+        value = (reward + between(value, position)).view(env.num_actions, *value.shape).amax(0)
+        yield value
 
 
-def _position(env: Pendulum, state: PendulumState) -> Tensor:
+def pendulum_position(env: Pendulum, state: PendulumState) -> Tensor:
     """Where states lie on the grid, as `grid_sample` counts: speed and angle, each from −1 to 1 at the edges."""
     return torch.stack((state.theta_dot / env.max_speed, state.theta / math.pi), dim=-1).float()
 
 
-def _between(value: Tensor, position: Tensor) -> Tensor:
+def between(value: Tensor, position: Tensor) -> Tensor:
     """Values between the points of a grid, (rows, columns), at positions (1, n, m, 2): bilinear, (n, m)."""
     sampled = torch.nn.functional.grid_sample(value[None, None], position, padding_mode="border", align_corners=True)
     return sampled[0, 0]
@@ -92,6 +100,15 @@ def wireless(
     env: Wireless, task: WirelessTask, num_gains: int = 12, num_queue: int = 21, num_battery: int = 41
 ) -> float:
     """Optimal return of a radio, on a grid of channel, queue and battery; its parameters are tensors shaped (1, 1)."""
+    (values,) = deque(wireless_values(env, task, num_gains, num_queue, num_battery), maxlen=1)  # t = 0
+    start_queue = round(2.0 / env.capacity * (num_queue - 1))
+    return values.amax(0)[:, 1, start_queue, -1].mean().item()
+
+
+def wireless_values(
+    env: Wireless, task: WirelessTask, num_gains: int = 12, num_queue: int = 21, num_battery: int = 41
+) -> Iterator[Tensor]:
+    """Values r + E V_{t+1} of each action, t = T − 1, …, 0, (actions, gains, occupied, queues, batteries)."""
     device = task.harvest.device  # type: ignore[union-attr]
     gains, transition = _gain_chain(env, num_gains, device)
     queue_axis = torch.linspace(0, env.capacity, num_queue, dtype=torch.float64, device=device)
@@ -125,13 +142,13 @@ def wireless(
     value = torch.zeros(num_gains, 2, num_queue, num_battery, device=device)
     for _ in range(env.episode_length):
         following = torch.tensordot(transition, (1 - p) * value[:, 0] + p * value[:, 1], dims=1)
-        value = torch.full_like(value, -math.inf)
+        values = []
         for reward, to_battery, to_queue in backups:
             expected = following @ to_battery
             future = sum(weight * expected.gather(1, index) for index, weight in to_queue)
-            value = torch.maximum(value, reward + future.view_as(value))
-    start_queue = round(2.0 / env.capacity * (num_queue - 1))
-    return value[:, 1, start_queue, -1].mean().item()
+            values.append(reward + future.view_as(value))
+        yield (stacked := torch.stack(values))
+        value = stacked.amax(0)
 
 
 def gridworld(env: Gridworld, task: GridworldTask) -> float:

@@ -78,6 +78,8 @@ class Pendulum:
     grid_sizes = (20, 20)
     dimensions = (base.Dimension(-math.pi, math.pi, 16, "periodic"), base.Dimension(-8.0, 8.0, 16))
     parameters = (base.Dimension(0.01, 1.0, 8, "log"), base.Dimension(0.5, 1.0, 5))
+    observation_names = ("angle, rad", "speed, rad/s")
+    parameter_units = ("kg", "m")
     observation_low = (-math.pi, -8.0)
     observation_high = (math.pi, 8.0)
 
@@ -91,6 +93,11 @@ class Pendulum:
             for log_mass, length in base.spread(num_tasks, (math.log(0.01), 0.5), (0.0, 1.0))
         ]
 
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The torques."""
+        return tuple(f"{u:.2g} N·m" for u in self.torque(torch.arange(self.num_actions), torch.float64).tolist())
+
     def with_controls(self) -> Pendulum:
         """The same pendulums near upright with any torque, for the quadratic learners."""
         from .upright import UprightPendulum
@@ -101,11 +108,22 @@ class Pendulum:
         """Torque in N·m of each action."""
         return -self.max_torque + action.to(dtype) * (2.0 * self.max_torque / (self.num_actions - 1))
 
+    @property
+    def action_levels(self) -> list[list[float]]:
+        """Torque in N·m of each action, for policies that are taken away."""
+        return self.torque(torch.arange(self.num_actions), torch.float64).unsqueeze(-1).tolist()
+
     def optimal_returns(self, tasks: list[PendulumTask], device: torch.device | str = "cpu") -> list[float]:
         """Expected undiscounted return of an optimal policy for each task, over one episode."""
         from . import optimal
 
         return [optimal.pendulum(self, base.stack_tasks([task], device=device)) for task in tasks]
+
+    def optimal_policy(self, task: PendulumTask) -> base.Policy:
+        """What an optimal policy does in one task."""
+        from . import optimal_policies
+
+        return optimal_policies.pendulum(self, base.stack_tasks([task]))
 
     def reset(self, tasks: PendulumTask, uniforms: Tensor) -> PendulumState:
         """Hanging pendulums from uniforms shaped (seeds, tasks, envs, 1)."""

@@ -118,6 +118,14 @@ class Actions:
         else:
             raise ValueError(f"expected actions of Discrete, MultiDiscrete, MultiBinary or Box, got {space}")
 
+    @property
+    def levels(self) -> list[list[float]] | None:
+        """What the environment is given for each action, the last axis fastest; None where it is their numbers."""
+        count = int(np.prod(self.sizes))
+        numbers = np.stack(np.unravel_index(np.arange(count), self.sizes), axis=1)
+        given = [np.ravel(self(row)).astype(float).tolist() for row in numbers]
+        return None if given == [[float(number)] for number in range(count)] else given
+
     def __call__(self, numbers: np.ndarray) -> Any:
         """The action as its environment takes it, from one whole number per axis."""
         space = self.space

@@ -147,6 +147,8 @@ class Storage:
         base.Dimension(-3.0, 3.0, 7),
         base.Dimension(0.0, 23.0, 24, "category"),
     )
+    observation_names = ("charge", "price, deviation", "hour")
+    parameter_units = ("h", "", "", "", "", "")
     observation_low = (0.0, -4.0, 0.0)
     observation_high = (1.0, 4.0, 23.0)
 
@@ -207,6 +209,11 @@ class Storage:
     def rate(self, action: Tensor, dtype: torch.dtype) -> Tensor:
         """What each action asks for, from −1 (sell at full power) to 1 (buy)."""
         return action.to(dtype) * (2.0 / (self.num_actions - 1)) - 1.0
+
+    @property
+    def action_levels(self) -> list[list[float]]:
+        """Rate of each action, for policies that are taken away."""
+        return self.rate(torch.arange(self.num_actions), torch.float64).unsqueeze(-1).tolist()
 
     def price(self, tasks: StorageTask, deviation: Tensor, hour: Tensor) -> Tensor:
         """Price over level."""

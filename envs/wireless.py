@@ -108,6 +108,7 @@ class Wireless:
         base.Dimension(1.0, 2.0, 4),
         base.Dimension(0.2, 0.8, 4),
     )
+    observation_names = ("gain", "occupied", "queue", "battery")
     observation_low = (0.0, 0.0, 0.0, 0.0)
     observation_high = (250.0, 1.0, 10.0, 10.0)
 
@@ -120,15 +121,31 @@ class Wireless:
             return list(PAPER_TASKS[:num_tasks])
         return [WirelessTask(*p) for p in base.spread(num_tasks, (0.5, 0.2, 1.0, 0.2), (3.0, 0.8, 2.0, 0.8))]
 
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The powers."""
+        return tuple(f"power {p:.2g}" for p in self.power(torch.arange(self.num_actions), torch.float64).tolist())
+
     def power(self, action: Tensor, dtype: torch.dtype) -> Tensor:
         """Power that each action asks for."""
         return action.to(dtype) * (self.max_power / (self.num_actions - 1))
+
+    @property
+    def action_levels(self) -> list[list[float]]:
+        """Power of each action, for policies that are taken away."""
+        return self.power(torch.arange(self.num_actions), torch.float64).unsqueeze(-1).tolist()
 
     def optimal_returns(self, tasks: list[WirelessTask], device: torch.device | str = "cpu") -> list[float]:
         """Expected undiscounted return of an optimal policy for each task, over one episode."""
         from . import optimal
 
         return [optimal.wireless(self, base.stack_tasks([task], device=device)) for task in tasks]
+
+    def optimal_policy(self, task: WirelessTask) -> base.Policy:
+        """What an optimal policy does in one task."""
+        from . import optimal_policies
+
+        return optimal_policies.wireless(self, base.stack_tasks([task]))
 
     def reset(self, tasks: WirelessTask, uniforms: Tensor) -> WirelessState:
         """Stationary channel, occupied, q = 2, full battery; uniforms shaped (seeds, tasks, envs, 2)."""

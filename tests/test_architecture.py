@@ -15,11 +15,14 @@ BELOW = {
     "quadratic": {""},
     "engines": {"", "lowrank"},
     "runs": {"", "lowrank", "quadratic", "engines"},
-    "cli": {"", "lowrank", "quadratic", "engines", "runs"},
+    "report": {"", "lowrank", "quadratic", "engines", "runs"},
+    "cli": {"", "lowrank", "quadratic", "engines", "runs", "report"},
 }
 HEAVY = {
     "gymnasium",
+    "jinja2",
     "matplotlib",
+    "plotly",
     "tensorly",
     "tensorboard",
     "scipy",

@@ -27,7 +27,7 @@ import torch
 
 from torchq.errors import UsageError
 
-GROUP, MAKERS = "torchq.environments", "torchq.environment_makers"
+GROUP, MAKERS, PICTURES = "torchq.environments", "torchq.environment_makers", "torchq.environment_pictures"
 
 
 def names() -> tuple[str, ...]:
@@ -47,6 +47,11 @@ def loaded(name: str) -> Any:
 def of(config: Any) -> Any:
     """The family of a configuration, with its constants, made of its tasks where it has no others."""
     return make(config.env, config.env_option, config.tasks)
+
+
+def picture(family: Any, observation: Sequence[float], task: Any, size: int) -> Any:
+    """One environment by its observation, (size, size, 3), uint8, as what registers in `PICTURES` draws it."""
+    return _loaded("sketch", PICTURES)(family, observation, task, size)
 
 
 def is_made(name: str) -> bool:

@@ -58,7 +58,7 @@ def test_a_run_ends_with_what_to_type_next(tmp_path):
         "--algo", "stlrq", "--episodes", 1, "--num-seeds", 1, "--no-optimal", "--out", tmp_path / "a"
     )
     assert said.splitlines()[-1] == f"next: python evaluate.py {tmp_path / 'a'}, or tensorboard --logdir {tmp_path}"
-    assert "mass=0.01, length=1" in said
+    assert "mass=0.01 kg, length=1 m" in said
 
 
 def test_a_pipe_gets_lines_of_progress(tmp_path, monkeypatch):

@@ -1,13 +1,10 @@
 import json
 import shutil
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 from problems import command_line
 
-from torchq.cli import evaluate as report
 from torchq.cli.evaluate import main
 from torchq.runs.metrics import read_metrics
 
@@ -29,7 +26,7 @@ def test_table_and_picture_come_from_the_run_folders(runs, tmp_path):
     code, out, err = evaluate(runs / "stlrq", runs / "tabular", "--out", tmp_path)
     assert code == 0, err
     lines = out.splitlines()
-    assert len(lines) == 1 + 2 * 4 + 1
+    assert len(lines) == 1 + 2 * 4 + 2
     assert lines[0].split() == ["run", "task", "median", "[", "q25,", "q75]", "optimum", "gap"]
     assert (tmp_path / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -125,12 +122,3 @@ def test_a_run_can_be_seen_as_it_stood_earlier(runs, tmp_path):
     code, _, err = evaluate(*arguments, 100)
     assert (code, err.count("\n")) == (2, 1)
     assert "--samples: expected at least 200" in err
-
-
-def test_curves_have_the_shortest_names_that_tell_them_apart():
-    def run(algo, folder):
-        return types.SimpleNamespace(config=types.SimpleNamespace(algo=algo), folder=Path(folder))
-
-    assert report._labels([run("stlrq", "a/x"), run("lrq", "b/x")]) == ["stlrq", "lrq"]
-    assert report._labels([run("lrq", "a/x"), run("lrq", "a/y")]) == ["x", "y"]
-    assert report._labels([run("lrq", "a/x"), run("lrq", "b/x")]) == ["a/x", "b/x"]

@@ -271,7 +271,7 @@ def test_the_command_torchq_has_commands_and_a_version():
         code, out, err = command_line(*arguments, entry=torchq_main)
         assert (code, err) == (0, "")
         listed = re.findall(r"^  ([a-z][a-z-]+)  ", out.partition("Commands:")[2], flags=re.MULTILINE)
-        assert listed == ["check-family", "evaluate", "export", "new-family", "train"]
+        assert listed == ["check-family", "completion", "evaluate", "export", "new-family", "train"]
     assert command_line("--version", entry=torchq_main)[1] == f"torchq, version {torchq.__version__}\n"
     code, _, err = command_line("trian", entry=torchq_main)
     assert code == 2

@@ -8,7 +8,7 @@ from oracles import action_values
 from problems import command_line, experiment, library
 from tensorly.decomposition import parafac
 
-from torchq import QTensor
+from torchq import QTensor, load
 from torchq.checkpoint import load_checkpoint
 from torchq.tree import unflatten
 
@@ -158,6 +158,22 @@ def test_a_trained_run_becomes_a_qtensor(tmp_path, algo):
     torch.testing.assert_close(q.action_values(tuple(torch.tensor(1) for _ in range(4)), task).detach(), expected)
     with pytest.raises(ValueError, match="run: expected a number from 0 to 1, got 2"):
         QTensor.from_run(tmp_path / "run", run=2)
+
+
+@pytest.mark.parametrize("algo", ["stlrq", "lrq", "clrq"])
+@pytest.mark.parametrize("more", [(), ("--state-modes", "joint")], ids=["per dimension", "joint"])
+def test_a_run_with_several_action_modes_becomes_the_tensor_that_it_loads_as(tmp_path, algo, more):
+    machine = ("--env", "gym:gym_machines:Machine-v0", "--env-option", "workers=0", "--vary", "gain=0.5,1")
+    short = ("--episodes", 1, "--num-seeds", 2, "--rank", 3, "--device", "cpu", "--out", tmp_path / "a")
+    assert command_line("--algo", algo, *machine, *more, *short)[::2] == (0, "")
+    whole = load(tmp_path / "a", run=1).q_tensor
+    for task in range(2):
+        q = QTensor.from_run(tmp_path / "a", run=1, task=task if algo == "lrq" else None)
+        assert q.action_sizes == (5, 5)
+        assert q.state_sizes == ((432,) if more else (3, 12, 12))
+        dense = q.dense() if algo != "stlrq" else q.dense()[..., task]
+        expected = whole.dense() if algo == "clrq" else whole.dense()[..., task]
+        torch.testing.assert_close(dense, expected)
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,25 @@ def test_a_study_has_rows_and_a_policy_of_controls(quadratic):
         assert np.allclose(run.policy.act(np.stack((x, x)), task=task), expected)
 
 
+def test_the_table_is_what_the_policy_looks_up(runs, generator):
+    run = torchq.load(runs["tabular"].folder, run=1)
+    assert run.table.shape == (4, *run.policy.grid.sizes, 10)
+    assert run.table.any()
+    index = tuple(torch.randint(size, (30,), generator=generator) for size in run.policy.grid.sizes)
+    task = torch.randint(4, (30,), generator=generator)
+    assert torch.equal(run.table[(task, *index)], run.policy.learner.lookup(run.policy.state, index, task)[0])
+    assert not torch.equal(run.table, runs["tabular"].table)
+
+
+def test_the_quadratics_of_each_size_give_the_returns_of_their_rows(quadratic):
+    run = torchq.load(quadratic.folder, run=1)
+    assert [part.shape for part in run.quadratic] == [(4, 2, 3, 3), (4, 2, 3, 1), (4, 2, 1, 1)]
+    for case in make_cases(run.config, envs.Pendulum()):
+        fits = [forms.Quadratic(*(part[case.task_index, size] for part in run.quadratic)) for size in range(2)]
+        rows = [row.episode_return for row in run.rows if (row.task, row.seed) == (case.task_index, 1)]
+        assert study.test_episode(case, fits, 1)[0][2:].tolist() == pytest.approx(rows)
+
+
 @pytest.mark.parametrize(
     ("act", "message"),
     [
@@ -270,7 +289,19 @@ def test_what_a_run_does_not_have_is_said(runs, quadratic, tmp_path):
         (lambda: torchq.load(tmp_path), UsageError, "has no config.json and metrics.csv"),
         (lambda: torchq.load(runs["stlrq"].folder, run=2), UsageError, "run: expected a number from 0 to 1, got 2"),
         (lambda: runs["tabular"].q_tensor, UsageError, "q_tensor: expected a run of stlrq, lrq, clrq, got one of tab"),
-        (lambda: quadratic.q_tensor, UsageError, "got one of lspi"),
+        (lambda: quadratic.q_tensor, UsageError, "got one of lspi; use quadratic$"),
+        (lambda: quadratic.table, UsageError, "^table: expected a run of tabular, got one of lspi; use quadratic$"),
+        (lambda: runs["lrq"].table, UsageError, "^table: expected a run of tabular, got one of lrq; use q_tensor$"),
+        (
+            lambda: runs["tabular"].quadratic,
+            UsageError,
+            "^quadratic: expected a run of lmi-ql, lmi-qli, lspi, got one of tabular; use table$",
+        ),
+        (
+            lambda: torchq.runs.run.Run(quadratic.folder, 2).policy,
+            CheckpointError,
+            "^checkpoint: .* holds 2 runs yet, got run 2$",
+        ),
         (lambda: quadratic.metrics, UsageError, "a study of lspi has no learning curve; use rows"),
         (lambda: quadratic.evaluate(3), UsageError, "episodes: expected only with low-rank and tabular runs"),
         (lambda: quadratic.policy.act([0.0, 0.0], epsilon=0.1), UsageError, "epsilon: expected 0 for a policy with"),

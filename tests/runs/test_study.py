@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from problems import command_line, outcome
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs
 from torchq.checkpoint import load_checkpoint
@@ -21,7 +22,7 @@ from torchq.presets import resolve
 from torchq.quadratic import forms, lqr
 from torchq.quadratic.lmi_qli import LMIQLi
 from torchq.runs import study
-from torchq.runs.study_results import by_samples, read_rows
+from torchq.runs.study_results import by_samples, events, read_rows
 
 SMALL = ("--env", "damped-pendulum", "--num-seeds", 2, "--sizes", "10,50")
 
@@ -81,7 +82,7 @@ def test_run_folder_and_report(tmp_path):
         code, out, err = command_line("--algo", algo, *SMALL, "--no-progress", "--out", tmp_path / algo)
         assert code == 0, err
         assert "unstable" in out
-    names = {path.name for path in (tmp_path / "lspi").iterdir()}
+    names = {path.name for path in (tmp_path / "lspi").iterdir() if not path.name.startswith("events.")}
     assert names == {"config.json", "metrics.csv", "summary.json", "learning_curve.png", "checkpoint"}
     summary = json.loads((tmp_path / "lspi" / "summary.json").read_text())
     assert [entry["samples"] for entry in summary["by_samples"]] == [10, 50]
@@ -94,6 +95,35 @@ def test_run_folder_and_report(tmp_path):
     code, out, err = command_line(tmp_path / "lmi-qli", tmp_path / "lspi", "--out", tmp_path / "report", entry=main)
     assert code == 0, err
     assert (tmp_path / "report" / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_shows_what_the_summary_says_once(tmp_path):
+    """Also after the end was reached twice."""
+    flags = ("--algo", "lspi", *SMALL[2:], "--env", "linear-quadratic", "--num-tasks", 2, "--no-progress")
+    assert command_line(*flags, "--out", tmp_path / "run")[0] == 0
+    assert command_line("--resume", "--out", tmp_path / "run")[0] == 0
+    shown = EventAccumulator(str(tmp_path / "run")).Reload()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["by_samples"]
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.csv") if row.samples == 50]
+    assert {entry["unstable_share"] for entry in summary} == {0.0}
+    for tag, value in (
+        ("mean_reward", [entry["return"]["median"] for entry in summary]),
+        ("gap", [entry["gap"]["median"] for entry in summary]),
+        ("gap_q25", [entry["gap"]["q25"] for entry in summary]),
+        ("unstable_share", [0.0, 0.0]),
+        ("failed_share", [entry["failed_share"] for entry in summary]),
+    ):
+        points = shown.Scalars(f"eval/{tag}")
+        assert [point.step for point in points] == [10, 50]
+        assert [point.value for point in points] == pytest.approx(value)
+    for task in range(2):
+        expected = np.median([row.episode_return for row in rows if row.task == task])
+        assert shown.Scalars(f"eval/mean_reward/{task}")[-1].value == pytest.approx(expected)
+
+
+def test_a_size_at_which_all_is_unstable_has_shares_alone():
+    row = study.Row("", 10, 0, 0, -5000.0, -1.0, -1.1, 1, 0, math.nan, 1.0, math.nan)
+    assert dict(events([row], 64)) == {10: {"eval/unstable_share": 1.0, "eval/failed_share": 0.0}}
 
 
 def test_the_learnt_q_functions_are_kept(tmp_path, case):

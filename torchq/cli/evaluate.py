@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +14,16 @@ import numpy as np
 from torchq.cli.commands import run_command
 from torchq.cli.flags import kind
 from torchq.cli.train import study_table
-from torchq.config import QUADRATIC_ALGOS
 from torchq.errors import UsageError
+from torchq.report.video import films
+from torchq.runs.labels import labels
 from torchq.runs.metrics import Metrics
 from torchq.runs.plotting import Curve, named, plot_learning_curves
 from torchq.runs.run import Run, load
 from torchq.runs.study_results import by_samples, plot_study
+
+_MANY, _FIRST = 64, 16
+"""Tasks from which on only the first are listed."""
 
 
 class Shown(NamedTuple):
@@ -30,12 +35,15 @@ class Shown(NamedTuple):
     """Optimal return of each task, if the run has computed it."""
     tasks: Sequence[Any] = ()
     """Parameters of each task, as far as the run's files say them."""
+    units: Sequence[str] = ()
+    """Of the parameters."""
 
 
 def read(run: Run, samples: int | None) -> Shown:
     """What is shown of a run, as it stood after some samples per task; None shows all of it."""
     if run.finished:
-        return Shown(run, until(run, samples), run.summary["optimal_return"], run.summary.get("tasks", ()))
+        said = run.summary
+        return Shown(run, until(run, samples), said["optimal_return"], said.get("tasks", ()), said.get("units", ()))
     return Shown(run, until(run, samples), None, () if run.config.held_out else run.config.tasks)
 
 
@@ -57,6 +65,7 @@ def describe(shown: Shown, final: np.ndarray) -> dict[str, Any]:
         "optimal_return": shown.optimal,
         "gap": gap,
         "tasks": list(shown.tasks),
+        "units": list(shown.units),
     }
 
 
@@ -69,53 +78,46 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         for task, (median, low, high) in enumerate(zip(final["median"], final["q25"], final["q75"], strict=True)):
             known = row["optimal_return"] is not None
             best = f"{row['optimal_return'][task]:9.1f}  {row['gap'][task]:9.1f}" if known else "        -          -"
-            words = f"  {named(row['tasks'][task])}" if len(row["tasks"]) == len(final["median"]) else ""
+            words = f"  {named(row['tasks'][task], row['units'])}" if len(row["tasks"]) == len(final["median"]) else ""
             unfinished = "" if row["finished"] else f"  (unfinished: {row['samples_per_task']} samples)"
             lines.append(
                 f"{row['run']:<{width}}  {task:4d}  {median:9.1f}  [{low:8.1f}, {high:8.1f}]  {best}{words}{unfinished}"
             )
+            if len(final["median"]) > _MANY and task + 1 == _FIRST:
+                lines.append(f"{row['run']:<{width}}  … and {len(final['median']) - _FIRST:,} more; --json has all")
+                break
     conventions = [f"{row['run']}: LR-Q convention {row['lrq_convention']}" for row in rows if "lrq_convention" in row]
     return "\n".join(lines + conventions)
 
 
-def pictures(runs: Sequence[Shown], folder: Path) -> list[Path]:
+def pictures(runs: Sequence[Shown], names: Sequence[str], folder: Path) -> list[Path]:
     """One picture for each family and set of tasks among the runs; returns their paths."""
-    groups: dict[str, list[Shown]] = {}
+    groups: dict[str, list[tuple[Shown, str]]] = {}
     kinds: list[Any] = []
-    for shown in runs:
+    for shown, label in zip(runs, names, strict=True):
         config = shown.run.config
         which = (config.env, config.num_tasks, config.tasks, config.test_tasks, config.held_out, config.task_modes)
         kind = which if config.held_out else (*which[:4], 0.0, "")  # Held-out tasks are the last.
         kinds += [kind] if kind not in kinds else []
         name = f"{config.env.replace(':', '-')}-{shown.metrics.returns.shape[2]}-tasks"
         alike = [other for other in kinds if other[:1] == kind[:1] and _count(other) == _count(kind)]
-        groups.setdefault(name if alike[0] == kind else f"{name}-{alike.index(kind) + 1}", []).append(shown)
+        groups.setdefault(name if alike[0] == kind else f"{name}-{alike.index(kind) + 1}", []).append((shown, label))
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, group in groups.items():
         path = folder / ("learning_curves.png" if len(groups) == 1 else f"learning_curves-{name}.png")
-        optimal = next((shown.optimal for shown in group if shown.optimal), None)
-        labels = _labels([shown.run for shown in group])
-        curves = [Curve(label, shown.metrics) for label, shown in zip(labels, group, strict=True)]
-        finished = next((shown.run.summary for shown in group if shown.run.finished), {})
-        plot_learning_curves(curves, path, optimal, group[0].run.config.env, finished.get("held_out", ()),
-                             group[0].tasks)  # fmt: skip
+        first = group[0][0]
+        optimal = next((shown.optimal for shown, _ in group if shown.optimal), None)
+        curves = [Curve(label, shown.metrics) for shown, label in group]
+        finished = next((shown.run.summary for shown, _ in group if shown.run.finished), {})
+        plot_learning_curves(curves, path, optimal, first.run.config.env, finished.get("held_out", ()), first.tasks,
+                             first.units)  # fmt: skip
         paths.append(path)
     return paths
 
 
 def _count(kind: Any) -> int:
     return int(kind[1] or 1) + len(kind[3])
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """The shortest kind of name that tells the runs apart: algorithm, folder, whole path."""
-    kinds: tuple[list[str], ...] = (
-        [run.config.algo for run in runs],
-        [run.folder.name for run in runs],
-        [str(run.folder) for run in runs],
-    )
-    return next((names for names in kinds if len(set(names)) == len(names)), kinds[-1])
 
 
 def until(run: Run, samples: int | None) -> Metrics:
@@ -133,35 +135,19 @@ def until(run: Run, samples: int | None) -> Metrics:
     return Metrics(*(column[keep] for column in run.metrics))
 
 
-def _studies(runs: Sequence[Run], episodes: int | None, out: Path, as_json: bool) -> None:
+def _studies(runs: Sequence[Run], names: Sequence[str], out: Path) -> tuple[list[dict[str, Any]], Path]:
     """Tables and one picture of studies.
 
     Raises:
-        UsageError: if a run is no study, or new episodes are asked for.
+        UsageError: if one holds nothing yet.
     """
     for run in runs:
-        if not run.is_study:
-            only = ", ".join(QUADRATIC_ALGOS)
-            raise UsageError(f"`folder`: expected studies of {only} only, got {run.folder}; show it apart")
-        if episodes is not None:
-            run.evaluate(episodes)
-    studies = {str(run.folder): run.rows for run in runs}
-    for name, rows in studies.items():
-        if not rows:
-            raise UsageError(f"`folder`: {name} holds no finished run yet")
-    tables = {name: by_samples(rows) for name, rows in studies.items()}
+        if not run.rows:
+            raise UsageError(f"`folder`: {run.folder} holds no finished run yet")
     out.mkdir(parents=True, exist_ok=True)
     path = out / "study.png"
-    labels = [Path(name).name for name in studies]
-    unique = len(set(labels)) == len(labels)
-    plot_study({Path(name).name if unique else name: rows for name, rows in studies.items()}, path)
-    if as_json:
-        described = [{"run": name, "by_samples": table} for name, table in tables.items()]
-        click.echo(json.dumps({"runs": described, "pictures": [str(path)]}, indent=2))
-        return
-    for name, entries in tables.items():
-        click.echo(f"{name}: return minus FL+LQR's\n{study_table(entries)}")
-    click.echo(f"figure: {path}")
+    plot_study({name: run.rows for name, run in zip(names, runs, strict=True)}, path)
+    return [{"run": str(run.folder), "by_samples": by_samples(run.rows)} for run in runs], path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -180,8 +166,13 @@ def command(name: str) -> click.Command:
                      help="Look at the runs as they stood after N samples per task."),
         click.Option(["--device"], type=kind("device"), default="auto", show_default=True,
                      help="Where to play them."),
-        click.Option(["--out"], type=click.Path(path_type=Path, file_okay=False), default="report", show_default=True,
-                     help="Folder of the picture."),
+        click.Option(["--out"], type=click.Path(path_type=Path, file_okay=False),
+                     help="Folder of the pictures.  [default: that of --report, else report]"),
+        click.Option(["--report"], type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+                     help="Write a page about the runs to DIR/index.html, which needs nothing else to be seen: "
+                          "intervals, values and policies, episodes, tasks and factors."),
+        click.Option(["--video"], is_flag=False, flag_value="gif", type=click.Choice(["gif", "mp4"]),
+                     help="Film a greedy episode of each task, as gif or, with ffmpeg, as mp4.  [--video alone: gif]"),
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
     ]  # fmt: skip
     help_text = "Compare runs: per task the final return, its quartiles, the optimum and the gap; and a picture."
@@ -189,20 +180,63 @@ def command(name: str) -> click.Command:
 
 
 def _evaluate(
-    runs: tuple[Path, ...], episodes: int | None, samples: int | None, device: str, out: Path, as_json: bool
+    runs: tuple[Path, ...],
+    episodes: int | None,
+    samples: int | None,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+    report: Path | None,
+    video: str | None,
 ) -> None:
     found = [load(folder) for folder in runs]
-    if any(run.is_study for run in found):
-        _studies(found, episodes, out, as_json)
-        return
-    shown = [read(run, samples) for run in found]
+    names = dict(zip(map(id, found), labels(found), strict=True))
+    studies, curves = [run for run in found if run.is_study], [run for run in found if not run.is_study]
+    if studies and (episodes, samples) != (None, None):
+        which = "episodes" if episodes is not None else "samples"
+        raise UsageError(f"`{which}`: expected only with low-rank and tabular runs, got the study {studies[0].folder}")
+    if report is not None and samples is not None:
+        raise UsageError("`samples`: expected none with `report`, which shows what was learnt in the end")
+    out = out or report or Path("report")
+    shown = [read(run, samples) for run in curves]
     rows = [
         describe(one, one.metrics.final_return() if episodes is None else one.run.evaluate(episodes, device))
         for one in shown
     ]
-    paths = pictures(shown, out)
+    files = {"pictures": pictures(shown, [names[id(run)] for run in curves], out) if shown else []}
+    tables: list[dict[str, Any]] = []
+    if studies:
+        tables, path = _studies(studies, [names[id(run)] for run in studies], out)
+        files["pictures"].append(path)
+    if report is not None:
+        files["report"] = [_page(report, found, list(names.values()))]
+    if video is not None:
+        files["videos"] = films(curves, report or out, video)
     if as_json:
-        click.echo(json.dumps({"runs": rows, "pictures": [str(path) for path in paths]}, indent=2))
-    else:
-        click.echo(table(rows))
-        click.echo(f"learning curves: {', '.join(map(str, paths))}")
+        written = {what: list(map(str, paths)) for what, paths in files.items()}
+        click.echo(json.dumps({"runs": rows + tables, **written}, indent=2))
+        return
+    if rows:
+        click.echo(table(rows) + "\n" + _meaning(shown, episodes))
+    if rows and studies:
+        click.echo("studies of quadratic learners have no learning curve; by the size of the data set:")
+    for entry in tables:
+        click.echo(f"{entry['run']}: return minus FL+LQR's\n{study_table(entry['by_samples'])}")
+    for what, paths in files.items():
+        click.echo(f"{what}: {', '.join(map(str, paths))}")
+
+
+def _page(folder: Path, runs: Sequence[Run], names: Sequence[str]) -> Path:
+    from torchq.report import page
+
+    said = " ".join(map(shlex.quote, [*map(str, (run.folder for run in runs)), "--report", str(folder)]))
+    return page.write(folder, runs, names, f"torchq evaluate {said}")
+
+
+def _meaning(shown: Sequence[Shown], episodes: int | None) -> str:
+    """What the numbers in the table are."""
+    if episodes is not None:
+        return f"returns: mean of {episodes} new episodes of each run, then over runs"
+    ends = {tuple(one.metrics.samples[-10:][[0, -1]].tolist()) for one in shown}
+    where = "" if len(ends) > 1 else ", at {:,} to {:,} samples per task".format(*next(iter(ends)))
+    return f"returns: mean of each run's last evaluations, ten at most{where}, then over runs"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from torchq import families
 from torchq.errors import UsageError
-from torchq.runs.export import FORMATS, export
-from torchq.runs.policy import GridPolicy
+from torchq.runs.export import FORMATS, exported, write
 from torchq.runs.run import load
 
 
@@ -23,7 +23,8 @@ def command(name: str) -> click.Command:
     ]  # fmt: skip
     help_text = (
         f"Write the greedy policy of a run to a file: {', '.join(FORMATS)} for ONNX, a program of PyTorch, or arrays "
-        "with a reader that needs NumPy alone. Observation and task in, number of the action out."
+        "with a reader that needs NumPy alone. Observation and task in, number of the action out, or of a quadratic "
+        "learner its control (.onnx and .pt2)."
     )
     return click.Command(name, params=params, callback=_export, help=help_text)
 
@@ -36,9 +37,8 @@ def _export(run: Path, out: Path, index: int) -> None:
     found = load(run)
     if index >= found.config.num_seeds:
         raise UsageError(f"`index`: expected a number from 0 to {found.config.num_seeds - 1}, got {index}")
-    policy = replace(found, index=index).policy
-    written = export(policy, out)
-    assert isinstance(policy, GridPolicy)  # Others cannot be exported.
-    count, kind = len(policy.grid.modes), str(policy.dtype).removeprefix("torch.")
-    click.echo(f"wrote {' and '.join(map(str, written))}: observation (batch, {count}) {kind}, task (batch,) int64 -> "
-               f"action (batch,) int64; tasks are 0 to {policy.num_tasks - 1}")  # fmt: skip
+    levels = None if found.is_study else getattr(families.of(found.config), "action_levels", None)
+    made = exported(replace(found, index=index).policy)
+    written = write(made, out, levels)
+    said = f"wrote {' and '.join(map(str, written))}: {made.signature}"
+    click.echo(said if levels is None else f"{said}; what an action is to the environment is in its `levels`")

@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from torchq import config
-from torchq.cli import listing
+from torchq.cli import listing, sweep
 from torchq.cli.commands import flag
+from torchq.cli.help import CHOSEN
 from torchq.config import ALGOS, PRESETS
 from torchq.config_fields import Range
 from torchq.errors import spell
@@ -106,27 +107,43 @@ def kind(name: str) -> click.ParamType:
         return Name([known for known in shape.names if known != "meta"])  # A device without memory, for tests.
     if shape.range:
         return Numbers(shape.range) if shape.kind is tuple else Number(shape.range)
-    return click.Path() if name == "warm_start" else click.STRING
+    return click.Path() if name in ("warm_start", "adapt_from", "data") else click.STRING
 
 
-def _option(name: str, text: str, families: Sequence[str]) -> click.Option:
-    shape, spelt = config.shape(name), flag(name)
-    text = spell(text, flag) + _default(name, families)
-    if shape.kind is bool:
-        return click.Option([f"{spelt}/{flag(name, 'False')}"], default=None, help=text)
-    return click.Option([spelt], type=kind(name), help=text)
+class Setting(click.Option):
+    """The flag of a field of `Config`, shown with its default: that of a choice made beside `--help`, or all of them.
+
+    Args:
+        field: its name.
+        text: its help text.
+        families: of the table whose defaults are shown.
+    """
+
+    def __init__(self, field: str, text: str, families: Sequence[str]) -> None:
+        self.field, self.families, is_bool = field, families, config.shape(field).kind is bool
+        spelt = f"{flag(field)}/{flag(field, 'False')}" if is_bool else flag(field)
+        given: dict[str, Any] = {"default": None} if is_bool else {"type": kind(field)}
+        super().__init__([spelt], help=spell(text, flag), **given)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The line of `--help`; none where the choice has no such flag."""
+        chosen, record = ctx.meta.get(CHOSEN), super().get_help_record(ctx)
+        if record is None or (chosen and chosen.algo not in config.scope(self.field).algos):
+            return None
+        shown = _shown(getattr(chosen, self.field)) if chosen else _defaults(self.field, self.families)
+        return record[0], f"{record[1]}  [default: {shown}]"
 
 
-def _default(name: str, families: Sequence[str]) -> str:
+def _defaults(name: str, families: Sequence[str]) -> str:
     """Defaults of a flag in the table, as `--help` shows them."""
     values = {f"{env} {preset}": getattr(resolve("stlrq", env, preset, {}), name) for env, preset in table(families)}
     shown = {label: _shown(value) for label, value in values.items()}
     if len(set(shown.values())) == 1:
-        return f"  [default: {next(iter(shown.values()))}]"
+        return next(iter(shown.values()))
     groups: dict[str, list[str]] = {}
     for label, value in shown.items():
         groups.setdefault(value, []).append(label.removesuffix(" default"))
-    return "  [default: " + "; ".join(f"{value} ({', '.join(labels)})" for value, labels in groups.items()) + "]"
+    return "; ".join(f"{value} ({', '.join(labels)})" for value, labels in groups.items())
 
 
 def _shown(value: Any) -> str:
@@ -161,7 +178,7 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
         click.Option(["--ranges"], multiple=True, metavar="NAME=LOW:HIGH",
                      help="Range of a dimension of the observation, by name or number, of an environment of Gymnasium."
                           "  [default: its bounds, or those of a short random run]"),
-        *(_option(name, text, families) for name, text in config.flags().items()),
+        *(Setting(name, text, families) for name, text in config.flags().items()),
         click.Option(["--config"], type=click.Path(path_type=Path), metavar="FILE.toml",
                      help="Settings from a file, or those of a run, by its folder; flags go before."),
         click.Option(["--out"], type=click.Path(path_type=Path), help="Run folder.  [default: runs/ALGO-ENV-N]"),
@@ -169,5 +186,6 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
                      help="Go on with the run in --out, with its configuration; more --episodes extend it."),
         click.Option(["--progress/--no-progress"], default=None,
                      help="Progress bar.  [default: on a terminal; elsewhere a line now and then]"),
+        sweep.option(),
         listing.option(),
     ]  # fmt: skip

@@ -12,9 +12,11 @@ from typing import Any
 import click
 
 from torchq import families
+from torchq.cli import sweep as sweeps
 from torchq.cli.commands import flag, run_command
 from torchq.cli.flags import options
-from torchq.errors import spell
+from torchq.cli.help import TrainCommand
+from torchq.errors import UsageError, spell
 from torchq.runs.launch import launch
 from torchq.runs.plotting import named
 
@@ -30,14 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command(name: str) -> click.Command:
     """The command under a name."""
     help_text = "Train one learner on a family of tasks and leave a run folder with curves, picture and checkpoint."
-    return click.Command(name, params=options(families.names()), callback=partial(_train, name), help=help_text)
+    return TrainCommand(name, params=options(families.names()), callback=partial(_train, name), help=help_text)
 
 
-def _train(name: str, out: Path | None, resume: bool, progress: bool | None, **flags: Any) -> None:
+def _train(
+    name: str, out: Path | None, resume: bool, progress: bool | None, sweep: Sequence[str], **flags: Any
+) -> None:
     given = {flag: value for flag, value in flags.items() if value not in (None, ())}
+    said = "torchq evaluate" if name == "train" else "python evaluate.py"
+    if sweep:
+        _swept(said, sweeps.read(sweep, given, click.get_current_context()), given, out, resume, progress)
+        return
     run = launch(given, out, resume=resume, progress=progress, tell=_tell)
     click.echo(_study_report(run.summary) if run.is_study else _table(run.summary))
-    said = "torchq evaluate" if name == "train" else "python evaluate.py"
     click.echo(f"next: {said} {run.folder}, or tensorboard --logdir {run.folder.parent}")
     if not run.is_study and len(run.summary["final_return"]["median"]) <= _FEW and (fallen := run.metrics.fallen()):
         task, best, samples, last = fallen[0]
@@ -46,6 +53,18 @@ def _train(name: str, out: Path | None, resume: bool, progress: bool | None, **f
             f"task {task} fell{others} from {best:.4g} at {samples:,} samples to {last:.4g}: a lower `target_rate` or "
             "`learning_rate`, or a finer grid, may hold it; the policy that is kept is the last", logging.WARNING
         )  # fmt: skip
+
+
+def _swept(
+    said: str, runs: Sequence[dict[str, Any]], given: dict[str, Any], out: Path | None, resume: bool,
+    progress: bool | None,
+) -> None:  # fmt: skip
+    home, finished = sweeps.train(runs, given, out, resume=resume, progress=progress, tell=_tell)
+    click.echo(sweeps.table(finished))
+    click.echo(f"next: {said} {home}/* --report {home.parent / (home.name + '-report')}, "
+               f"or tensorboard --logdir {home}")  # fmt: skip
+    if len(finished) < len(runs):
+        raise UsageError(f"`sweep`: {len(runs) - len(finished)} of {len(runs)} runs did not come to their end")
 
 
 def _tell(text: str, level: int) -> None:
@@ -90,7 +109,7 @@ def _table(summary: dict[str, Any]) -> str:
     ]
     for task, (median, low, high) in enumerate(zip(final["median"], final["q25"], final["q75"], strict=True)):
         best = f"{optimal[task]:9.1f}" if optimal else "        -"
-        words = named(summary["tasks"][task])
+        words = named(summary["tasks"][task], summary.get("units", ()))
         lines.append(f"{task:4d}  {median:9.1f}  [{low:9.1f},{high:9.1f}]  {best}  {words}")
     shown = lines if len(lines) <= 18 else [*lines[:18], f"… and {len(lines) - 18} more in summary.json"]
     if apart := summary.get("held_out_return"):

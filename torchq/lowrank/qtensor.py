@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from torchq import families
 from torchq.checkpoint import load_checkpoint
+from torchq.config import LOW_RANK_ALGOS, from_json
 from torchq.errors import CheckpointError
 from torchq.lowrank import cp
 from torchq.lowrank.low_rank_state import kept_factors
@@ -204,15 +206,16 @@ class QTensor(nn.Module):
 
         Raises:
             CheckpointError: if there is no checkpoint, or it cannot be read.
-            ValueError: if the run has no Q-tensor, or `run` or `task` do not fit it.
+            ValueError: if the run has no Q-tensor, `run` or `task` do not fit it, or its family is not found.
         """
         folder = Path(folder)
         try:
-            algo = json.loads((folder / "config.json").read_bytes())["algo"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            config = from_json(json.loads((folder / "config.json").read_bytes()))
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"folder: expected a run folder, but {folder} has no config.json to read") from error
-        if algo not in ("stlrq", "lrq", "clrq"):
-            raise ValueError(f"folder: expected a run of stlrq, lrq or clrq, got one of {algo}")
+        algo = config.algo
+        if algo not in LOW_RANK_ALGOS:
+            raise ValueError(f"folder: expected a run of {', '.join(LOW_RANK_ALGOS)}, got one of {algo}")
         loaded = load_checkpoint(folder / "checkpoint", algo)
         if loaded is None:
             raise CheckpointError(f"folder: {folder} holds no checkpoint")
@@ -224,8 +227,11 @@ class QTensor(nn.Module):
             raise ValueError(f"task: expected a number from 0 to {groups - 1} for lrq, else None, got {task}")
         parameters = sum(name.startswith("learner.task_places.") for name in loaded[0])
         num_tasks = parameters or int(algo == "stlrq")
-        ordered, num_states = [*factors[num_tasks:], *factors[:num_tasks]], len(factors) - num_tasks - 1
-        return cls.from_cp((None, [factor[run, task or 0] for factor in ordered]), num_state_modes=num_states)
+        # Which of the others are of states, only the family knows.
+        num_states = 1 if config.state_modes == "joint" else len(families.of(config).grid_low)
+        ordered = [factor[run, task or 0] for factor in (*factors[num_tasks:], *factors[:num_tasks])]
+        num_actions = len(factors) - num_tasks - num_states
+        return cls.from_cp((None, ordered), num_state_modes=num_states, num_action_modes=num_actions)
 
     def extra_repr(self) -> str:
         """Sizes and rank, as `print` shows them."""

@@ -90,13 +90,9 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
         TorchqError: see `train`.
         Interrupted: on Ctrl-C.
     """
-    if "config" in given:
-        if resume:
-            raise UsageError("`config`: expected none with `resume`, which goes on with the run's own")
-        settings = read_settings(Path(str(given["config"])))
-        given = {**{name: _plain(value) for name, value in settings.items()},
-                 **{name: value for name, value in given.items() if name != "config"}}  # fmt: skip
-    given = _in_full(given, out if resume else None)
+    if "config" in given and resume:
+        raise UsageError("`config`: expected none with `resume`, which goes on with the run's own")
+    given = _in_full(_with_file(given), out if resume else None)
     searches = given.get("rank") == "auto"
     if searches:
         del given["rank"]
@@ -110,6 +106,27 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
     start = _study if config.algo in QUADRATIC_ALGOS else _learner
     with torch_settings.threads_kept():
         return Run(start(config, family, out, resume, progress, tell))
+
+
+def checked(given: Mapping[str, Any]) -> Config:
+    """The configuration of a new run with the settings given; nothing is begun.
+
+    Raises:
+        UsageError: if one is not as expected.
+    """
+    given = _in_full(_with_file(given), None)
+    if given.get("rank") == "auto":
+        del given["rank"]
+    return _family(adapted_config(given) if "adapt_from" in given else new_config(None, given))[0]
+
+
+def _with_file(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings with those of the file `config` behind them."""
+    if "config" not in given:
+        return given
+    settings = read_settings(Path(str(given["config"])))
+    return {**{name: _plain(value) for name, value in settings.items()},
+            **{name: value for name, value in given.items() if name != "config"}}  # fmt: skip
 
 
 def _with_rank(config: Config, family: Any, tell: Tell) -> Config:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -148,6 +149,25 @@ class TensorBoard:
         """Scalars by tag."""
         for tag, value in values.items():
             self._writer.add_scalar(tag, value, samples)
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """The settings of the run, as text."""
+        self._writer.add_text("config", f"```json\n{json.dumps(settings, indent=2)}\n```")
+
+    def end(
+        self, settings: dict[str, Any], results: dict[str, float], picture: np.ndarray | None, samples: int
+    ) -> None:
+        """Settings beside results, for the table of hyper-parameters, and a picture of the policy."""
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+                 for name, value in settings.items()}  # fmt: skip
+        for summary in hparams(plain, results):  # Not add_hparams, which makes a folder of its own.
+            self._writer._get_file_writer().add_summary(summary)
+        for tag, value in results.items():
+            self._writer.add_scalar(tag, value, samples)
+        if picture is not None:
+            self._writer.add_image("policy", picture, samples, dataformats="HWC")
 
     def close(self) -> None:
         """Write what is pending and close."""

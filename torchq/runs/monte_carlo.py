@@ -22,10 +22,11 @@ from torchq.config import Config
 from torchq.errors import CheckpointError
 from torchq.quadratic.forms import Quadratic
 from torchq.runs.folder import SUMMARY
-from torchq.runs.metrics import METRICS
+from torchq.runs.metrics import METRICS, TensorBoard
 from torchq.runs.study import Case, Outcome, Row, make_case, run_seed
-from torchq.runs.study_results import COLUMNS, by_samples, plot_study, quartiles, read_rows
+from torchq.runs.study_results import COLUMNS, by_samples, events, plot_study, quartiles, read_rows
 from torchq.runs.tasks import task_list
+from torchq.runs.training import MAX_TASKS_ON_BOARD
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
@@ -199,7 +200,7 @@ def _keep(path: Path, count: int) -> list[Row]:
 
 
 def _finish(config: Config, folder: Path, record: Record, task_list: list[Any], wall_time: float) -> dict[str, Any]:
-    """Write summary.json and learning_curve.png."""
+    """Write summary.json, learning_curve.png and TensorBoard events."""
     rows = record.rows
     times = torch.stack(record.seconds).flatten(0, 1).median(0).values.tolist()
     table = [entry | {"solve_time_s": time} for entry, time in zip(by_samples(rows), times, strict=True)]
@@ -232,6 +233,10 @@ def _finish(config: Config, folder: Path, record: Record, task_list: list[Any], 
         "findings": record.findings,
         "versions": versions(),
     }
+    board = TensorBoard(folder, 0)  # Of a study that was longer, or ended before, nothing stays.
+    for samples, values in events(rows, MAX_TASKS_ON_BOARD):
+        board.log(values, samples)
+    board.close()
     plot_study({config.algo: rows}, folder / "learning_curve.png")
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
     return summary

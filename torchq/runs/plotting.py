@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,6 +34,7 @@ def plot_learning_curves(
     title: str = "",
     held_out: Sequence[int] = (),
     tasks: Sequence[Mapping[str, float]] = (),
+    units: Sequence[str] = (),
 ) -> None:
     """Draw return against samples per task, with the optimum as a line.
 
@@ -46,11 +48,12 @@ def plot_learning_curves(
         title: above the panels.
         held_out: numbers of the tasks that are tested only.
         tasks: parameters of each, to name them by.
+        units: of the parameters.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    groups = _panels(curves[0].metrics.returns.shape[2], held_out, tasks)
+    groups = panels_of(curves[0].metrics.returns.shape[2], held_out, tasks, units)
     panels = len(groups)
     columns = min(4, panels)
     num_rows = -(-panels // columns)
@@ -72,25 +75,26 @@ def plot_learning_curves(
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("return of the greedy policy")
     longest = max(_window(curve) for curve in curves)
-    smoothed = f"each run smoothed over {longest} evaluations, then " if longest > 1 else ""
-    figure.supxlabel(f"{smoothed}median and quartiles of runs", x=0.01, ha="left", fontsize="x-small", color="0.4")
+    means = f"each run smoothed over {longest} evaluations, then " if longest > 1 else ""
+    figure.supxlabel(f"{means}median and quartiles of runs", x=0.01, ha="left", fontsize="x-small", color="0.4")
     axes[0, 0].legend(loc="lower right", fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
 
 
-def named(task: Mapping[str, float]) -> str:
-    """A task by its parameters: mass=0.3, length=0.7."""
-    return ", ".join(f"{name.replace('__', '.')}={value:.3g}" for name, value in task.items())
+def named(task: Mapping[str, float], units: Sequence[str] = ()) -> str:
+    """A task by its parameters: mass=0.3 kg, length=0.7 m."""
+    said = (f"{name.replace('__', '.')}={value:.3g}" for name, value in task.items())
+    return ", ".join(f"{text} {unit}".rstrip() for text, unit in zip_longest(said, units[: len(task)], fillvalue=""))
 
 
-def _panels(
-    num_tasks: int, held_out: Sequence[int], tasks: Sequence[Mapping[str, float]]
+def panels_of(
+    num_tasks: int, held_out: Sequence[int], tasks: Sequence[Mapping[str, float]], units: Sequence[str] = ()
 ) -> list[tuple[str, list[int]]]:
     """Titles of the panels, and the tasks whose mean each shows."""
     if num_tasks <= MAX_PANELS:
         known = len(tasks) == num_tasks
-        names = [f"{task}: {named(tasks[task])}" if known else f"task {task}" for task in range(num_tasks)]
+        names = [f"{task}: {named(tasks[task], units)}" if known else f"task {task}" for task in range(num_tasks)]
         names = [f"{name}, held out" if task in held_out else name for task, name in enumerate(names)]
         return [(name, [task]) for task, name in enumerate(names)]
     learn = [task for task in range(num_tasks) if task not in set(held_out)]
@@ -103,11 +107,15 @@ def _window(curve: Curve) -> int:
     return max(1, len(curve.metrics.returns) // 40)
 
 
-def _draw(axis: Axes, curve: Curve, returns: np.ndarray) -> None:
+def smoothed(curve: Curve, returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Samples, and quartiles and median over runs of their moving averages, (3, evaluations)."""
     window = _window(curve)
     smooth = np.lib.stride_tricks.sliding_window_view(returns, window, axis=0).mean(-1)
-    samples = curve.metrics.samples[window - 1 :]
-    low, median, high = np.percentile(smooth, [25, 50, 75], axis=1)
+    return curve.metrics.samples[window - 1 :], np.percentile(smooth, [25, 50, 75], axis=1)
+
+
+def _draw(axis: Axes, curve: Curve, returns: np.ndarray) -> None:
+    samples, (low, median, high) = smoothed(curve, returns)
     label, marker = curve.label.replace("$", r"\$"), "o" if len(samples) == 1 else None
     (line,) = axis.plot(samples, median, label=label, linewidth=1.5, marker=marker)
     axis.fill_between(samples, low, high, color=line.get_color(), alpha=0.2, linewidth=0)

@@ -40,6 +40,11 @@ class GridPolicy:
         """Floating-point type of the values, in which observations fall on the grid as in training."""
         return next(iter(tree.flatten(self.state).values())).dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the values lie."""
+        return next(iter(tree.flatten(self.state).values())).device
+
     @cached_property
     def _exact(self) -> Any:
         """The state in double precision, so that rounding decides between no actions that differ."""

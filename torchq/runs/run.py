@@ -18,6 +18,7 @@ from torchq.errors import CheckpointError, UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.qtensor import QTensor
+from torchq.lowrank.tabular_q import TabularQ
 from torchq.quadratic.forms import Quadratic
 from torchq.runs.adaptation import known_rows, read_source, start_rows
 from torchq.runs.experiment import cold_state, make_grid, make_learner, prepare
@@ -37,7 +38,7 @@ class Run:
 
     Args:
         folder: the run folder.
-        index: which of the `num_seeds` runs in it `policy` and `q_tensor` are of, from 0.
+        index: which of the `num_seeds` runs in it `policy`, `q_tensor`, `table` and `quadratic` are of, from 0.
     """
 
     folder: Path
@@ -105,10 +106,11 @@ class Run:
         Raises:
             CheckpointError: if there is no checkpoint, or it cannot be read.
         """
-        tensors, config = self._tensors(), self.config
+        config = self.config
         if self.is_study:
-            learnt = Quadratic(*(tensors[f"learnt.{name}"][self.index, :, -1] for name in Quadratic._fields))
+            learnt = Quadratic(*(part[:, -1] for part in self.quadratic))
             return ControlPolicy(tuple(make_cases(config, families.of(config))), learnt)
+        tensors = self._tensors()
         env = families.of(config)
         grid = make_grid(config, env)
         learner = make_learner(config, grid, env, self.tasks)
@@ -157,8 +159,49 @@ class Run:
         """
         policy = self.policy if self.config.algo in LOW_RANK_ALGOS else None
         if not isinstance(policy, GridPolicy) or not isinstance(policy.learner, LowRankQ):
-            raise UsageError(f"q_tensor: expected a run of {', '.join(LOW_RANK_ALGOS)}, got one of {self.config.algo}")
+            expected = ", ".join(LOW_RANK_ALGOS)
+            came = f"got one of {self.config.algo}{self._instead()}"
+            raise UsageError(f"q_tensor: expected a run of {expected}, {came}")
         return policy.learner.to_qtensor(policy.state)
+
+    @cached_property
+    def table(self) -> torch.Tensor:
+        """Q[m, s₁, …, s_D, a] of a tabular run: its tables, (tasks, points of each state dimension…, actions).
+
+        Where these points lie is in `policy.grid.modes[d].points()`; several action modes are flattened, the last one
+        fastest.
+
+        Raises:
+            UsageError: if the run is of another method.
+        """
+        policy = self.policy if self.config.algo == "tabular" else None
+        if not isinstance(policy, GridPolicy) or not isinstance(policy.learner, TabularQ):
+            raise UsageError(f"table: expected a run of tabular, got one of {self.config.algo}{self._instead()}")
+        return policy.state.table[0].unflatten(-1, (*policy.grid.mode_sizes, policy.learner.num_actions))
+
+    @cached_property
+    def quadratic(self) -> Quadratic:
+        """P, S and R of a study, each (tasks, sizes, …): a Q-function for each data set size, `config.sizes` in order.
+
+            Q(x, u) = V_b(x) + φᵀPφ + 2φᵀSũ − ũᵀRũ                                          [LMI, eq. (10)]
+
+        Raises:
+            CheckpointError: if there is no checkpoint, it cannot be read, or was written before this run was through.
+            UsageError: if the run is of another method.
+        """
+        if not self.is_study:
+            expected = ", ".join(QUADRATIC_ALGOS)
+            came = f"got one of {self.config.algo}{self._instead()}"
+            raise UsageError(f"quadratic: expected a run of {expected}, {came}")
+        tensors = self._tensors()
+        if self.index >= (through := len(tensors["learnt.P"])):
+            raise CheckpointError(f"checkpoint: {self.folder} holds {through} runs yet, got run {self.index}")
+        return Quadratic(*(tensors[f"learnt.{name}"][self.index] for name in Quadratic._fields))
+
+    def _instead(self) -> str:
+        """Where what the run has learnt is."""
+        kind = "quadratic" if self.is_study else "table" if self.config.algo == "tabular" else "q_tensor"
+        return f"; use {kind}"
 
     @torch.no_grad()
     def evaluate(self, episodes: int, device: str = "auto") -> np.ndarray:
@@ -202,7 +245,7 @@ def load(folder: str | Path, run: int = 0) -> Run:
 
     Args:
         folder: the run folder.
-        run: which of the runs side by side `policy` and `q_tensor` are of, from 0.
+        run: which of the runs side by side what is learnt is of, from 0.
 
     Raises:
         UsageError: a ValueError, if there is no run in the folder, or not so many.

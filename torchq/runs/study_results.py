@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,24 @@ def by_samples(rows: list[Row]) -> list[dict[str, Any]]:
             },
         })  # fmt: skip
     return table
+
+
+def events(rows: list[Row], max_tasks: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """What TensorBoard shows of each size, by tag: medians and quartiles over runs and tasks, and shares.
+
+    Args:
+        rows: of all runs.
+        max_tasks: how many tasks have a line of their own.
+    """
+    for entry in by_samples(rows):
+        of_size = [row for row in rows if row.samples == entry["samples"] and not row.unstable]
+        values = {f"eval/{share}": entry[share] for share in ("unstable_share", "failed_share")}
+        for tag, kind in (("eval/mean_reward", "return"), ("eval/gap", "gap")):
+            values |= {tag: entry[kind]["median"], f"{tag}_q25": entry[kind]["q25"], f"{tag}_q75": entry[kind]["q75"]}
+        for task in range(min(max_tasks, 1 + max(row.task for row in rows))):
+            of_task = [row.episode_return for row in of_size if row.task == task]
+            values[f"eval/mean_reward/{task}"] = quartiles(of_task)["median"]
+        yield entry["samples"], {tag: value for tag, value in values.items() if value is not None}
 
 
 def plot_study(studies: dict[str, list[Row]], path: Path) -> None:

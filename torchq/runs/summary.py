@@ -28,6 +28,7 @@ def write(experiment: Experiment, folder: Path, wall_time: float) -> dict[str, A
     final, trained = metrics.final_return(), experiment.task_set.num_trained
     low, median, high = np.percentile(final, [25, 50, 75], axis=0)
     samples = config.episodes * rollout.env.episode_length * config.num_envs
+    units = getattr(rollout.env, "parameter_units", ())
     transitions = samples * experiment.task_set.num_trained * config.num_seeds
     summary = {
         "algo": config.algo,
@@ -35,6 +36,7 @@ def write(experiment: Experiment, folder: Path, wall_time: float) -> dict[str, A
         "preset": config.preset,
         "num_seeds": config.num_seeds,
         "tasks": [vars(task) for task in experiment.task_list],
+        **({"units": list(units)} if units else {}),
         **_held_out(final[:, trained:], trained),
         "samples_per_task": samples,
         "transitions": transitions,
@@ -49,7 +51,7 @@ def write(experiment: Experiment, folder: Path, wall_time: float) -> dict[str, A
         "versions": versions(),
     }
     curve, tested = Curve(config.algo, metrics), range(trained, len(experiment.task_list))
-    plot_learning_curves([curve], folder / "learning_curve.png", optimal, config.env, tested, summary["tasks"])
+    plot_learning_curves([curve], folder / "learning_curve.png", optimal, config.env, tested, summary["tasks"], units)
     write_atomically(folder / SUMMARY, json.dumps(summary, indent=2).encode())
     return summary
 

@@ -18,10 +18,11 @@ from torchq.engines.external import ExternalEnvironment
 from torchq.engines.rollout import Rollout
 from torchq.engines.torch_settings import wait_for
 from torchq.errors import CheckpointError, DivergedError
-from torchq.runs import summary
+from torchq.runs import policy_picture, summary
 from torchq.runs.experiment import Experiment
 from torchq.runs.folder import SUMMARY
 from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
+from torchq.runs.policy import GridPolicy
 from torchq.runs.replay_log import ReplayLog
 
 CHECKPOINT_SECONDS = 15.0
@@ -89,6 +90,7 @@ def train(
     metrics = MetricsFile(folder, here.metrics_size)
     log = ReplayLog(folder / "checkpoint", config.replay_capacity, here.segments)
     board = TensorBoard(folder, here.episode * samples_per_episode if start else None)
+    board.begin(config.model_dump(mode="json"))
     bar = tqdm(
         total=config.episodes, initial=here.episode, unit="ep", disable=None if progress is None else not progress
     )
@@ -122,6 +124,7 @@ def train(
                 saved = here.seconds
             bar.update(count)
             count = max(1, min(int(wanted), 4 * count))
+        _conclude(experiment, here, folder, board, here.episode * samples_per_episode)
     except KeyboardInterrupt:
         metrics.sync()
         _save(experiment, folder, here, log)
@@ -131,6 +134,18 @@ def train(
         board.close()
         metrics.close()
     return summary.write(experiment, folder, here.seconds)
+
+
+def _conclude(experiment: Experiment, here: Position, folder: Path, board: TensorBoard, samples: int) -> None:
+    """What a finished run shows in TensorBoard beside its curves."""
+    config, rollout = experiment.config, experiment.rollout
+    if here.read_episode == 0:
+        return
+    final = read_metrics(folder, config.num_seeds, len(experiment.task_list)).final_return()
+    results = {"final/mean_reward": float(final[:, : experiment.task_set.num_trained].mean())}
+    learnt = tree.select(rollout.learner.policy(here.state.learner), 0)
+    policy = GridPolicy(rollout.learner, learnt, rollout.grid, rollout.num_tested)
+    board.end(config.model_dump(mode="json"), results, policy_picture.picture(policy), samples)
 
 
 def _diverged(what: str, first: int, last: int) -> str:

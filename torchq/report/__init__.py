@@ -1,0 +1,1 @@
+"""Pages about runs: what was learnt, how it compares, and what the tensor looks like."""
