@@ -14,7 +14,7 @@ import torchq
 
 def test_versions_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["dynamic"] == ["version"]
+    assert project["dynamic"] == ["version", "readme"]
     assert torchq.__version__ == metadata.version("torchq")
     assert f"## {torchq.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
@@ -27,9 +27,9 @@ def test_public_names_exist():
 def test_nothing_unexpected_lies_at_the_root():
     expected = {
         "pyproject.toml", "torchq", "envs", "train.py", "evaluate.py", "tests", "README.md", "benchmarks", "LICENSE",
-        "CHANGELOG.md", "examples", "docs",
+        "CHANGELOG.md", "CONTRIBUTING.md", "examples", "docs", "mkdocs.yml",
     }  # fmt: skip
-    made = {"runs", "report", "build", "dist"}
+    made = {"runs", "report", "build", "dist", "site"}
     names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert {name for name in names if not name.endswith(".egg-info")} - made == expected
 
@@ -87,6 +87,21 @@ def test_a_wheel_brings_commands_families_and_types(installed):
     text = (info / "METADATA").read_text()
     assert f"Version: {torchq.__version__}" in text
     assert "Requires-Dist: clarabel" in text
+
+
+def test_the_readme_of_a_wheel_stands_alone(installed):
+    """On a package index nothing lies beside it: no pictures, and no links but those to other places."""
+    (info,) = installed.glob("*.dist-info")
+    readme = (info / "METADATA").read_text().partition("\n\n")[2]
+    text = (ROOT / "README.md").read_text()
+    assert "](docs/" in text
+    assert "![" in text
+    assert readme.startswith("# torchq\n")
+    assert "Where to go" in readme
+    assert "![" not in readme
+    assert "reproduced: one panel" not in readme
+    assert re.findall(r"\]\((?!https:)[^)]*\)", readme) == []
+    assert "| Results, Speed |" in readme
 
 
 def test_every_package_that_is_imported_is_declared():

@@ -42,7 +42,9 @@ def semi_gradient(
 ) -> Float[Tensor, "*batch rank"]:
     """Semi-gradient of ½δ² with respect to the visited row of one factor.
 
-    ∂(½δ²)/∂F[i, :] = −δ · ∏ (the other factors' visited rows)                     [TLR, eqs. (6a)–(6c)]
+        ∂(½δ²)/∂F[i, :] = −δ · ∏ (the other factors' visited rows)                     [TLR, eqs. (6a)–(6c)]
+
+    That of all other rows is zero.
     """
     return -error.unsqueeze(-1) * cofactor
 

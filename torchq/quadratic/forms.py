@@ -142,7 +142,9 @@ def residual_system(sample: Sample, gamma: float) -> tuple[Tensor, Tensor]:
 def fitted_system(sample: Sample, gamma: float, fixed: Quadratic) -> tuple[Tensor, Tensor]:
     """G and y of the residuals with the next state's value fixed, affine in z = (triu P, S, triu R).
 
-    δ = Q(x, u) − r − γ (V_b(x⁺) + φ⁺ᵀ(P̄ + S̄R̄⁻¹S̄ᵀ)φ⁺)                                [LMI, eq. (14)]
+        δ = Q(x, u) − r − γ (V_b(x⁺) + φ⁺ᵀ(P̄ + S̄R̄⁻¹S̄ᵀ)φ⁺)                            [LMI, eq. (14)]
+
+    P̄, S̄ and R̄ are those of `fixed`.
     """
     best = sample.next_value + form(sample.next_phi, (fixed.P + coupling(fixed)).unsqueeze(-3))
     return action_features(sample.phi, sample.deviation), sample.value - sample.reward - gamma * best

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from torchq.config import Config
+from torchq.engines import torch_settings
 from torchq.errors import UsageError
 from torchq.runs.experiment import prepare
 
@@ -51,7 +52,9 @@ def _error(config: Config, env: Any) -> float:
     """Mean squared TD error over the last part of a pilot."""
     experiment = prepare(config, env)
     try:
-        _, evaluations = experiment.play_block(experiment.initial_state, 0, config.episodes)
+        with torch_settings.threads_kept():
+            torch_settings.limit_threads(experiment.work)
+            _, evaluations = experiment.play_block(experiment.initial_state, 0, config.episodes)
     finally:
         experiment.close()
     last = evaluations[-1].statistics.squared_error.double()
