@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
@@ -49,12 +50,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def options(command: str) -> dict[str, Any]:
     """Parameters of a command by their first name."""
     sys.path.insert(0, str(ROOT))
-    from torchq import families
-    from torchq.cli import evaluate, export, flags
+    from torchq.cli import evaluate, export, train
 
-    found = {"train": flags.options(families.names())}
-    others = {"evaluate": evaluate.command("evaluate"), "export": export.command("export")}
-    params = found.get(command) or others[command].params
+    params = {"train": train, "evaluate": evaluate, "export": export}[command].command(command).params
     return {param.opts[0]: param for param in params if param.opts[0].startswith("--")}
 
 
@@ -72,11 +70,10 @@ def flag_table(command: str, flags: list[str]) -> str:
     lines = ["| flag | what it says | default |", "|---|---|---|"]
     for param in (options(command)[flag] for flag in flags):
         names = "<br>".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts) if name.startswith("--"))
-        text, _, default = (param.help or "").partition("[default: ")
+        record = param.get_help_record(click.Context(click.Command(command))) or ("", "")
+        text, _, default = record[1].partition("  [default: ")
         values = getattr(param.type, "names", ())
         taken = f" ({', '.join(values)})" if values else ""
-        shown = default.rstrip(" ]") or (str(param.default) if getattr(param, "show_default", False) else "")
-        lines.append(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in (names, text.strip() + taken, shown)) + " |"
-        )
+        cells = (names, text + taken, default[:-1])
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from pages import OTHERS, PAGES, arguments, blocks, commands, run_page, short_pi
 from problems import ROOT
 
 from torchq import families
-from torchq.cli import evaluate, export, own_family, train
+from torchq.cli import completion, evaluate, export, own_family, train
 
 TEXT = "\n".join(PAGES.values())
 TYPED = [line for text in PAGES.values() for line in (*commands(text), *spans(text))]
@@ -28,6 +28,7 @@ COMMANDS = {
     "export": export.command("export"),
     "new-family": own_family.new_command("new-family"),
     "check-family": own_family.check_command("check-family"),
+    "completion": completion.command("completion", {}),
 }
 PLACEHOLDERS = {"ALGO": "stlrq", "ENV": "pendulum", "PRESET": "paper", "RUNS": "8", "N": "8", "NAME": "pendulum"}
 RUN = [name for name, text in PAGES.items() if any(block.mark.startswith("example") for block in blocks(text))
