@@ -133,7 +133,8 @@ def test_other_commands_are_of_programs_that_are_known():
 
 def test_files_that_are_linked_or_named_exist():
     for name, text in PAGES.items():
-        for path in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text):
+        linked = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
+        for path in linked + re.findall(r'\b(?:src|srcset)="([^"]+)"', text):
             assert ((ROOT / name).parent / path).exists(), (name, path)
     named = re.findall(r"`((?:torchq|envs|benchmarks|examples|tests|docs)/[\w./-]*)`", TEXT)
     scripts = re.findall(r"python ((?:[\w-]+/)*[\w-]+\.py)", TEXT)

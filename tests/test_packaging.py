@@ -99,6 +99,7 @@ def test_the_readme_of_a_wheel_stands_alone(installed):
     assert readme.startswith("# torchq\n")
     assert "Where to go" in readme
     assert "![" not in readme
+    assert "<img" not in readme
     assert "reproduced: one panel" not in readme
     assert re.findall(r"\]\((?!https:)[^)]*\)", readme) == []
     assert "| Results, Speed |" in readme
