@@ -114,8 +114,9 @@ def _curves(pairs: Sequence[tuple[Run, str]]) -> dict[str, Any]:
     scores = [final - (0.0 if optimal is None else np.array(optimal)) for final in finals]
     estimates = [interquartile_estimate(score) for score in scores]
     axis = "return" if optimal is None else "return minus optimum"
-    statistics = [figures.intervals(labels, estimates, axis)]
+    statistics = []
     if len(runs) > 1:
+        statistics.append(figures.intervals(labels, estimates, axis))
         some = figures.spread(len(tasks), MAX_COMPARED)
         table = [
             [None if a is b else probability_of_improvement(a[:, some], b[:, some]) for b in finals] for a in finals
