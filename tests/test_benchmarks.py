@@ -72,6 +72,7 @@ def test_the_yardstick_outside_says_what_it_needs_or_runs():
         assert done.stderr.endswith("pip install stable-baselines3\n")
 
 
+@pytest.mark.slow
 def test_every_question_about_sharing_is_asked(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "sharing.py", "--quick", "--out", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
@@ -104,6 +105,7 @@ def test_values_without_discount_are_the_optimum():
     assert value[:, 1, 4, -1].mean().item() == pytest.approx(optimal.wireless(env, task, num_gains=4), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_tasks_held_out_and_new_ones_get_their_pages(tmp_path, monkeypatch):
     monkeypatch.setattr(new_tasks, "RESULTS", tmp_path)
     new_tasks.main(["--quick"])

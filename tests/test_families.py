@@ -146,7 +146,7 @@ def test_a_package_of_the_same_name_hides_nothing(tmp_path):
     assert out.splitlines() == [f"1 {-100 / 24} int 16", "torchq_envs.wireless (2,)"]
     arguments = ("--algo", "stlrq", "--env", "gridworld", "--episodes", "1", "--num-seeds", "1", "--no-progress")
     assert "final return" in run(None, tmp_path, "-m", "torchq", "train", *arguments, "--out", "c")
-    assert "learning curves: report" in run(None, tmp_path, "-m", "torchq", "evaluate", "a", "c")
+    assert "pictures: report" in run(None, tmp_path, "-m", "torchq", "evaluate", "a", "c")
 
 
 def test_a_fault_of_a_family_is_shown_whole(here):

@@ -77,9 +77,9 @@ def test_tensorboard_tags_and_axis(tmp_path):
     run(tmp_path / "run", "--eval-every", 2)
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     tags = {"rollout/ep_rew_mean", "rollout/exploration_rate", "time/fps", "train/td_error", "train/loss"}
-    tags |= {"eval/mean_reward"} | {f"eval/mean_reward/{task}" for task in range(4)}
+    tags |= {"eval/mean_reward", "final/mean_reward"} | {f"eval/mean_reward/{task}" for task in range(4)}
     assert set(events.Tags()["scalars"]) == tags
-    for tag in tags:
+    for tag in tags - {"final/mean_reward"}:
         assert [event.step for event in events.Scalars(tag)] == [400, 800, 1200]
     assert -50 <= events.Scalars("rollout/ep_rew_mean")[0].value < 0
     assert 0 < events.Scalars("rollout/exploration_rate")[-1].value < 1
