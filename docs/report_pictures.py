@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 WIDTH, HEIGHT = 1020, 4000
-COLUMN, START = 1400, 1758
+COLUMN, START = 1400, 1820
 """Height of a column; the first is from the top of the page, the second from what was learnt."""
 
 

@@ -107,7 +107,8 @@ class GymTasks:
         first = self._made(self.given[0])
         own = episode_length or getattr(first.spec, "max_episode_steps", None)
         if own is None:
-            self.notes.append(f"{self.name} has no time limit: its episodes are truncated after {NO_LIMIT:,} steps")
+            limit = f"{NO_LIMIT:,} steps count as an episode, in which what ends earlier starts again"
+            self.notes.append(f"{self.name} says no time limit: {limit}; or give `env_option` episode_length=…")
         self.episode_length = self._limit = own or NO_LIMIT
         self.space, self.actions = first.observation_space, Actions(first.action_space, levels)
         self.num_actions, self.action_sizes = int(np.prod(self.actions.sizes)), self.actions.sizes
@@ -288,9 +289,8 @@ class GymTasks:
                 raise ValueError(f"{self.name} fails in a random run: {reason}{where(error)}") from error
             env.close()
             if not np.isfinite(rows[-1]).all():
-                raise ValueError(
-                    f"{self.name} gives observations that are not finite in a random run of {task or 'it'}"
-                )
+                which = f"a random run of {task or 'it'}"
+                raise ValueError(f"{self.name} gives observations that are not finite in {which}")
         return np.array(rows)
 
 

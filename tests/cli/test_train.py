@@ -16,7 +16,7 @@ from torchq.runs.folder import claim
 GOOD = ("--algo", "stlrq", "--env", "gridworld", "--episodes", 1, "--num-seeds", 1, "--no-optimal", "--device", "cpu")
 
 CASES = {
-    "no algo": (("--env", "gridworld"), "--algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got nothing"),
+    "no algo": (("--env", "gridworld"), "--algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got nothing; begin with --algo stlrq"),
     "unknown algo": (("--algo", "stlqr"), "--algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got 'stlqr'; did you mean stlrq?"),
     "unknown env": (("--algo", "stlrq", "--env", "pendulm"), "--env: expected one of acrobot, cartpole, damped-pendulum, gridworld, linear-quadratic, mountain-car, pendulum, storage, wireless, got 'pendulm'; did you mean pendulum?"),
     "unknown flag": ((*GOOD, "--epsiodes", 3), "--epsiodes: no such flag; did you mean --episodes?"),

@@ -156,9 +156,9 @@ def test_what_cannot_be_exported_is_one_line(tmp_path):
     for arguments, message in (
         (
             (study, tmp_path / "a.npz"),
-            "--out: expected .onnx or .pt2 for a quadratic learner, whose features φ are a program, got",
+            "FILE: expected .onnx or .pt2 for a quadratic learner, whose features φ are a program, got",
         ),
-        ((run, tmp_path / "a.txt"), "--out: expected a file that ends in .onnx, .pt2, .npz, got"),
+        ((run, tmp_path / "a.txt"), "FILE: expected a file that ends in .onnx, .pt2, .npz, got"),
         ((run, tmp_path / "there.npz"), "exists already; name another, nothing is overwritten"),
         ((run, tmp_path / "no" / "a.npz"), "expected a file in a folder that exists"),
         ((run, tmp_path / "a.npz", "--index", 1), "--index: expected a number from 0 to 0, got 1"),

@@ -85,7 +85,10 @@ def test_lines_for_the_user_go_to_the_logger(tmp_path, caplog, capsys):
 
 
 BAD = {
-    "no algo": ({}, "algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got nothing"),
+    "no algo": (
+        {},
+        'algo: expected one of stlrq, lrq, clrq, tabular, lmi-ql, lmi-qli, lspi, got nothing; begin with algo="stlrq"',
+    ),
     "unknown": ({"algo": "stlrq", "epsiodes": 3}, "epsiodes: there is no such setting; did you mean episodes?"),
     "type": ({"algo": "stlrq", "rank": "ten"}, "rank: expected an integer of at least 1 and at most 8,192, got 'ten'"),
     "scope": ({"algo": "tabular", "rank": 3}, 'rank: expected only with a low-rank algo, got algo="tabular"'),

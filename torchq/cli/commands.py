@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Sequence
 
 import click
 
 from torchq.errors import Interrupted, TorchqError
 
+_ARGUMENTS = {"folder": "RUN", "file": "FILE"}
+"""What has no flag."""
+
 
 def flag(name: str, value: str | None = None) -> str:
     """An argument as the command line writes it."""
-    if name == "folder":
-        return "RUN"
+    if name in _ARGUMENTS:
+        return _ARGUMENTS[name]
     spelt = "--" + name.replace("_", "-")
     if value in (None, "True"):
         return spelt
-    return "--no-" + spelt[2:] if value == "False" else f"{spelt} {value}"
+    return "--no-" + spelt[2:] if value == "False" else f"{spelt} {shlex.quote(value)}"
 
 
 def run_command(command: click.Command, argv: Sequence[str] | None) -> int:

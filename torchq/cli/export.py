@@ -31,9 +31,9 @@ def command(name: str) -> click.Command:
 
 def _export(run: Path, out: Path, index: int) -> None:
     if out.exists():
-        raise UsageError(f"`out`: {out} exists already; name another, nothing is overwritten")
+        raise UsageError(f"`file`: {out} exists already; name another, nothing is overwritten")
     if not out.parent.is_dir():
-        raise UsageError(f"`out`: expected a file in a folder that exists, but {out.parent} does not")
+        raise UsageError(f"`file`: expected a file in a folder that exists, but {out.parent} does not")
     found = load(run)
     if index >= found.config.num_seeds:
         raise UsageError(f"`index`: expected a number from 0 to {found.config.num_seeds - 1}, got {index}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,8 @@ def _train(
         return
     run = launch(given, out, resume=resume, progress=progress, tell=_tell)
     click.echo(_study_report(run.summary) if run.is_study else _table(run.summary))
-    click.echo(f"next: {said} {run.folder}, or tensorboard --logdir {run.folder.parent}")
+    folder, above = (shlex.quote(str(path)) for path in (run.folder, run.folder.parent))
+    click.echo(f"next: {said} {folder}, or tensorboard --logdir {above}")
     if not run.is_study and len(run.summary["final_return"]["median"]) <= _FEW and (fallen := run.metrics.fallen()):
         task, best, samples, last = fallen[0]
         others = f", as {len(fallen) - 1} others did," if len(fallen) > 1 else ""

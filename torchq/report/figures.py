@@ -13,6 +13,8 @@ from torchq.runs.plotting import Curve, smoothed
 
 COLOURS = ("#4477aa", "#ee6677", "#33a14f", "#aa3377", "#ccbb44", "#66ccee", "#bb7744", "#888888")
 """Of runs; told apart with any kind of colour vision (Tol, *Colour schemes*, 2021)."""
+PARTS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02")
+"""Of what a run is made of, which no run is called by (Brewer's Dark2)."""
 MAX_POINTS = 250
 """Of a curve."""
 _NAMED, _JOINED = 8, 32
@@ -112,22 +114,24 @@ def factor(title: str, axis: Sequence[Any], columns: np.ndarray, weights: np.nda
     share, mode = weights / weights[0], "lines" if smooth else "lines+markers" if len(axis) <= _JOINED else "markers"
     data = [
         {"x": list(axis), "y": rounded(columns[:, k]), "mode": mode,
-         "line": {"color": colour(k), "width": 2}, "name": f"{k + 1}: weight {share[k]:.2g}"}
+         "line": {"color": PARTS[k % len(PARTS)], "width": 2}, "name": f"{share[k]:.2g}"}
         for k in range(columns.shape[1])
     ]  # fmt: skip
-    return Figure(title, data, {"yaxis": {"title": "entry"}})
+    return Figure(title, data, {"yaxis": {"title": "entry"}, "showlegend": True})
 
 
 def spectra(names: Sequence[str], values: Sequence[np.ndarray]) -> Figure:
     """Singular values of the unfolding along each mode, as shares of the largest."""
     data = [
         {"x": list(range(1, len(one) + 1)), "y": rounded(one / one[0]), "mode": "lines+markers", "name": name,
-         "line": {"color": colour(number)}}
+         "line": {"color": PARTS[number % len(PARTS)]}}
         for number, (name, one) in enumerate(zip(names, values, strict=True))
     ]  # fmt: skip
     lowest = min(float(one[one > 0].min() / one[0]) for one in values)
     axis = {"title": "singular value / largest", "type": "log", "range": [max(-6.0, np.log10(lowest)), 0.1]}
-    return Figure("Singular values of the unfoldings", data, {"xaxis": {"title": "number"}, "yaxis": axis})
+    return Figure(
+        "Singular values of the unfoldings", data, {"xaxis": {"title": "number"}, "yaxis": axis, "showlegend": True}
+    )
 
 
 def alike(correlation: np.ndarray) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,11 @@ def described(run: Run) -> dict[str, Any]:
     elif len(tasks) < policy.num_tasks:
         notes.append(f"values, episodes and similarity are those of {len(tasks)} of {policy.num_tasks:,} tasks")
     found = tensors.decomposition(policy, tasks)
+    if found is None:
+        notes.append("a table has no factors")
+    elif run.config.algo != "stlrq":
+        notes.append("factors of a tensor for each task are not shown" if run.config.algo == "lrq"
+                     else "its tasks share all, so that none is more alike than another")  # fmt: skip
     return {
         "index": chosen.index + run.config.seed,
         "tasks": names,
@@ -91,7 +97,8 @@ def dimension_names(env: Any, count: int) -> list[str]:
 def action_names(env: Any) -> list[str]:
     """What the actions are called: by number where the family does not say."""
     said = getattr(env, "action_names", ())
-    return list(said) if len(said) == env.num_actions else list(map(str, range(env.num_actions)))
+    names = said if len(said) == env.num_actions else map(str, range(env.num_actions))
+    return [re.sub(r"^-(?=\d)", "−", name) for name in names]
 
 
 def similarity(found: tensors.CP, names: Sequence[str]) -> list[Figure]:

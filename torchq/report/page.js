@@ -116,7 +116,7 @@ function played(run) {
 
 function episodePath(run) {
   const episode = played(run);
-  return [["optimal", "#111111", "dot"], ["learnt", "#ee6677", "solid"]].filter(([kind]) => episode[kind]).map(([kind, color, dash]) => {
+  return [["optimal", "#111111", "dot"], ["learnt", "#ff4d94", "solid"]].filter(([kind]) => episode[kind]).map(([kind, color, dash]) => {
     const seen = episode[kind].observations, x = [...seen[chosen.across]], y = [...seen[chosen.up]];
     const wide = (axis) => (axis[axis.length - 1] - axis[0]) / 2;
     for (let i = x.length - 1; i > 0; i--) { // No line across the page where an angle begins again.
@@ -138,7 +138,7 @@ function drawValues() {
   const layout = { xaxis: { title: run.dimensions[chosen.across], range: [x[0], x[x.length - 1]] },
     yaxis: { title: flat ? "" : run.dimensions[up], range: flat ? undefined : [y[0], y[y.length - 1]] } };
   const names = run.actions, ticks = names.map((_, n) => n), few = names.length <= 12;
-  draw($("value-map"), { title: "max Q: the value of acting greedily", layout, height: 360, data: [{ type: "heatmap", x, y, z: only(value),
+  draw($("value-map"), { title: "max Q: the value of acting greedily", layout: { ...layout, showlegend: !flat && Boolean(played(run).learnt), legend: { y: -0.2 } }, height: 360, data: [{ type: "heatmap", x, y, z: only(value),
     colorscale: "Viridis", colorbar: { thickness: 10 } }, ...(flat ? [] : episodePath(run))] });
   const discrete = { zmin: 0, zmax: names.length - 1, customdata: only(action).map((line) => line.map((a) => names[a])), hovertemplate: "%{customdata}<extra></extra>" };
   draw($("policy-map"), { title: names.length ? "the greedy action" : "the control", layout, height: 360, data: [{ type: "heatmap", x, y, z: only(action),
@@ -159,13 +159,15 @@ function drawSliders() {
   }));
 }
 
+function minus(number) { return String(number).replace("-", "−"); }
+
 function drawEpisode() {
   const run = contents.runs[chosen.run], { learnt, optimal } = played(run);
   $("episodes").hidden = !learnt;
   if (!learnt) return;
-  $("episode-words").textContent = `return ${learnt.return}` + (optimal ? `; that of ${run.best || "an optimal policy"} from the same start, with the same noise, ${optimal.return}` : "");
+  $("episode-words").textContent = `Return ${minus(learnt.return)}, the line` + (optimal ? `; that of ${run.best || "an optimal policy"} from the same start, with the same noise, ${minus(optimal.return)}, dashed.` : ".");
   const trace = (one, y, color, name, dash, shape) => ({ x: one.steps.slice(0, y.length), y, mode: "lines", name, line: { color, dash, width: 2, shape } });
-  const both = (of, shape) => [optimal && trace(optimal, of(optimal), "#888888", "optimal", "dash", shape), trace(learnt, of(learnt), "#4477aa", "learnt", "solid", shape)].filter(Boolean);
+  const both = (of, shape) => [optimal && trace(optimal, of(optimal), "#888888", "optimal", "dash", shape), trace(learnt, of(learnt), contents.colours[chosen.run], "learnt", "solid", shape)].filter(Boolean);
   const named = run.actions.length && run.actions.length <= 12 ? { tickvals: run.actions.map((_, n) => n), ticktext: run.actions } : {};
   const figures = run.dimensions.map((name, d) => ({ title: name, data: both((one) => one.observations[d]), layout: { xaxis: { title: "step" } }, height: 210 }));
   figures.push({ title: run.actions.length ? "action" : "control", data: both((one) => one.actions, run.actions.length ? "hv" : "linear"), layout: { xaxis: { title: "step" }, yaxis: named }, height: 210 });

@@ -58,6 +58,7 @@ def write(folder: Path, runs: Sequence[Run], labels: Sequence[str], command: str
     contents["figures"] |= about_studies.pop("figures")
     contents["runs"] += [controls.described(run) for run, _ in studies]
     contents["labels"] += [label for _, label in studies]
+    contents["colours"] = [figures.colour(number) for kind in (curves, studies) for number in range(len(kind))]
     sections = [("returns", "Returns"), ("curves", "Curves")] if curves else []
     sections += [("studies", "Quadratic learners")] if studies else []
     sections += [("learnt", "What was learnt")]
@@ -131,10 +132,11 @@ def _curves(pairs: Sequence[tuple[Run, str]]) -> dict[str, Any]:
         },
         "optimum": optimal is not None,
         "pooled": len(panels) < len(tasks),
-        "score": "" if optimal is None else ", return minus optimum",
+        "score": axis,
         "rows": [_row(name, [final[:, shown] for final in finals], value)
                  for (name, shown), value in zip(panels, best, strict=True)],
-        "overall": [_overall(run, label, one) for (run, label), one in zip(pairs, estimates, strict=True)],
+        "overall": [_overall(run, label, score, one)
+                    for (run, label), score, one in zip(pairs, scores, estimates, strict=True)],
         "notes": [f"{run.folder} has not ended: it is shown as it stands" for run in runs if not run.finished],
     }  # fmt: skip
 
@@ -150,11 +152,15 @@ def _row(name: str, finals: Sequence[np.ndarray], optimum: float | None) -> dict
     return {"name": name, "cells": cells, "optimum": "–" if optimum is None else _said(optimum)}
 
 
-def _overall(run: Run, label: str, one: Estimate) -> dict[str, Any]:
+def _overall(run: Run, label: str, scores: np.ndarray, one: Estimate) -> dict[str, Any]:
+    """A run folder over all its tasks; scores are (runs, tasks)."""
+    by_task = np.median(scores, axis=0)
+    worst = int(by_task.argmin())
     interval = "one run" if one.low is None or one.high is None else _span(one.low, one.high)
     return {
         "label": label, "samples": f"{int(run.metrics.samples[-1]):,}",
         "seeds": run.config.num_seeds, "value": _said(one.value), "interval": interval,
+        "mean": _said(scores.mean()), "worst": f"{_said(by_task[worst])} (task {worst})",
     }  # fmt: skip
 
 
@@ -167,12 +173,17 @@ def _map(
     some = figures.spread(len(tasks), _MAP_MOST)
     median = np.median(run.metrics.final_return(), axis=0)
     colours = {"return": median} | ({} if optimal is None else {"return minus optimum": median - np.array(optimal)})
-    axes = [f"{name}, {unit}".rstrip(", ") for name, unit in zip_longest(tasks[0], units, fillvalue="")]
-    kinds = [said.kind == "log" for said in getattr(families.of(run.config), "parameters", ())]
+    said = getattr(families.of(run.config), "parameters", ())
+    kinds = {name: one.kind for name, one in zip(tasks[0], said, strict=False)}
+    called = {name: f"{name}, {unit}".rstrip(", ") for name, unit in zip_longest(tasks[0], units, fillvalue="")}
+    differ = [name for name in tasks[0] if len({task[name] for task in tasks}) > 1]
+    axes = [(called[name], kinds.get(name), [tasks[task][name] for task in some]) for name in differ]
+    if len(axes) == 1:
+        axes += [(name, None, values[some]) for name, values in colours.items()]
     return {
-        "axes": axes,
-        "types": ["log" if one else "linear" for one in kinds or [False] * len(axes)],
-        "parameters": [figures.rounded([tasks[task][name] for task in some]) for name in tasks[0]],
+        "axes": [name for name, _, _ in axes],
+        "types": ["log" if kind == "log" else "linear" for _, kind, _ in axes],
+        "parameters": [figures.rounded(values) for _, _, values in axes],
         "names": list(colours),
         "colours": [figures.rounded(values[some]) for values in colours.values()],
         "tasks": [f"{task}: {named(tasks[task], units)}" for task in some],

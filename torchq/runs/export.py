@@ -188,10 +188,10 @@ def write(made: Exported, path: Path, levels: Levels = None) -> list[Path]:
         UsageError: if there is no such form, or a package for it is missing.
     """
     if path.suffix not in FORMATS:
-        raise UsageError(f"`out`: expected a file that ends in {', '.join(FORMATS)}, got {path}")
+        raise UsageError(f"`file`: expected a file that ends in {', '.join(FORMATS)}, got {path}")
     if path.suffix == ".npz":
         if made.about is None:
-            raise UsageError("`out`: expected .onnx or .pt2 for a quadratic learner, whose features φ are a program, "
+            raise UsageError("`file`: expected .onnx or .pt2 for a quadratic learner, whose features φ are a program, "
                              f"got {path}")  # fmt: skip
         write_atomically(path, _arrays(made.program, made.about, levels))
         reader = path.with_name(f"{path.stem}_numpy.py")
@@ -230,7 +230,7 @@ def _onnx(program: Any, output: str, levels: Levels, content: io.BytesIO) -> Non
             program, dynamo=True, input_names=["observation", "task"], output_names=[output], verbose=False
         )
     except ImportError as error:
-        raise UsageError(f"`out`: ONNX needs packages, pip install 'torchq[export]' ({error})") from error
+        raise UsageError(f"`file`: ONNX needs packages, pip install 'torchq[export]' ({error})") from error
     finally:
         logging.disable(before)
     assert found is not None

@@ -26,7 +26,7 @@ def new_config(out: Path | None, given: Mapping[str, Any]) -> Config:
         UsageError: if an argument is missing or wrong, or the folder holds something already.
     """
     if "algo" not in given:
-        raise UsageError(f"`algo`: expected one of {', '.join(ALGOS)}, got nothing")
+        raise UsageError(f"`algo`: expected one of {', '.join(ALGOS)}, got nothing; begin with `algo=stlrq`")
     if out is not None:
         _check_free(out)
     rest = dict(given)

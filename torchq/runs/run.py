@@ -256,7 +256,9 @@ def load(folder: str | Path, run: int = 0) -> Run:
     if not path.is_dir():
         raise UsageError(f"`folder`: expected a run folder, but {path} does not exist")
     if not (path / CONFIG).exists() or not (path / METRICS).exists():
-        raise UsageError(f"`folder`: expected a run folder, but {path} has no {CONFIG} and {METRICS}")
+        inside = any((one / CONFIG).exists() for one in path.iterdir() if one.is_dir())
+        hint = f"; it holds some: name them, as {path}/*" if inside else ""
+        raise UsageError(f"`folder`: expected a run folder, but {path} has no {CONFIG} and {METRICS}{hint}")
     found = Run(path, run)
     if run not in range(found.config.num_seeds):
         raise UsageError(f"`run`: expected a number from 0 to {found.config.num_seeds - 1}, got {run}")
