@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
+from torchq.cli.signals import ending_in_order, exit_code
 from torchq.errors import Interrupted, TorchqError
 
 _ARGUMENTS = {"folder": "RUN", "file": "FILE"}
@@ -25,9 +27,10 @@ def flag(name: str, value: str | None = None) -> str:
 
 
 def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
-    """Run a click command; errors become one line on standard error and exit code 2, Ctrl-C exit code 130."""
+    """Run a click command; errors become one line on standard error and exit code 2, signals 128 and their number."""
     try:
-        return command.main(args=argv, prog_name=command.name, standalone_mode=False) or 0
+        with ending_in_order():
+            return command.main(args=argv, prog_name=command.name, standalone_mode=False) or 0
     except click.NoSuchOption as error:
         params = error.ctx.command.params if error.ctx else command.params
         near = difflib.get_close_matches(error.option_name, [o for p in params for o in p.opts], n=1)
@@ -42,13 +45,14 @@ def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
     except TorchqError as error:
         message = error.spelt(flag)
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}"
+        message = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
     except UnicodeEncodeError:
         message = "arguments: expected text that UTF-8 can encode; rename the folder"
     except (click.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ if isinstance(error, click.Abort) else error
-        click.echo(cause.spelt(flag) if isinstance(cause, Interrupted) else "interrupted", err=True)
-        return 130
+        with suppress(OSError):  # The terminal may be gone.
+            click.echo(cause.spelt(flag) if isinstance(cause, Interrupted) else "interrupted", err=True)
+        return exit_code(error)
     line = "error: " + " ".join(message.split())
     click.echo(line.encode(errors="backslashreplace").decode(), err=True)
     return 2

@@ -132,6 +132,13 @@ def _lock(descriptor: int, out: Path) -> None:
 
 
 def _make_numbered(parent: Path, prefix: str) -> Path:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        kind = "a link to nothing" if parent.is_symlink() else "a file"
+        raise UsageError(
+            f"`out`: expected {parent} to be a folder, but it is {kind}; remove it, or give `out`"
+        ) from error
     number = 1
     while True:
         path = parent / f"{prefix}-{number}"

@@ -7,13 +7,12 @@ The functions work on tuples of numbers, or of blocks of them where many environ
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
 from types import ModuleType
 
 import torch
 
-from torchq.engines.codegen.cache import cache_folder, write_text
+from torchq.engines.codegen.cache import cache_folder, is_own, write_text
 from torchq.engines.codegen.scalars import CAST, CONSTANT, INPUT, SELECT, FamilyProgram, Function, Number
 
 _TYPES = {torch.float32: "tl.float32", torch.float64: "tl.float64", torch.int32: "tl.int32", torch.int64: "tl.int64",
@@ -35,13 +34,11 @@ def module(program: FamilyProgram) -> ModuleType:
     text = source(program)
     name = f"family_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
     path = cache_folder() / f"{name}.py"
-    if not path.exists():
+    if not is_own(path) or path.read_text() != text:
         write_text(path, text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    loaded = ModuleType(name)
+    loaded.__file__ = str(path)
+    exec(compile(text, str(path), "exec"), loaded.__dict__)  # Not what lies in the cache, nor its bytecode.
     return loaded
 
 

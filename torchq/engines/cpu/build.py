@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from torchq.engines.codegen.cache import cache_folder, write_text
+from torchq.engines.codegen.cache import cache_folder, is_sealed, seal, write_text
 
 SOURCE = Path(__file__).with_name("program.cpp")
 _INCLUDED = ("vectors.h", "lanes.h", "philox.h", "common.h", "batched.h", "online.h")
@@ -30,7 +30,7 @@ def compiler() -> str | None:
 
 
 def library(constants: dict[str, str], family: str) -> ctypes.CDLL:
-    """The program with these constants and this family, compiled if the cache does not hold it.
+    """The program with these constants and this family, compiled if the cache does not hold it whole, and as one's own.
 
     Args:
         constants: of the preprocessor.
@@ -48,7 +48,7 @@ def library(constants: dict[str, str], family: str) -> ctypes.CDLL:
     flags = " ".join((*_FLAGS, *_WHERE_KNOWN, *defined))
     parts = [*sources, family.encode(), flags.encode(), version.encode(), _processor()]
     path = cache_folder() / f"program-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
-    if not path.exists():
+    if not is_sealed(path):
         header = path.with_suffix(".h")
         write_text(header, family)
         _compile(found, [*defined, f'-DFAMILY="{header}"'], path)
@@ -67,6 +67,7 @@ def _compile(found: str, defined: list[str], path: Path) -> None:
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             raise RuntimeError(f"{Path(found).name}: {errors[0] if errors else 'failed'}")
+        seal(Path(name))
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
