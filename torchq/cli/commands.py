@@ -23,7 +23,7 @@ def flag(name: str, value: str | None = None) -> str:
     spelt = "--" + name.replace("_", "-")
     if value in (None, "True"):
         return spelt
-    return "--no-" + spelt[2:] if value == "False" else f"{spelt} {shlex.quote(value)}"
+    return "--no-" + spelt[2:] if value == "False" else f"{spelt} {shlex.quote(value) if name == 'out' else value}"
 
 
 def run_command(command: click.Command, argv: Sequence[str] | None) -> int:

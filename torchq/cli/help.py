@@ -59,7 +59,7 @@ class TrainCommand(click.Command):
             with formatter.indentation():
                 words = f"--algo {chosen.algo} --env {chosen.env} --preset {chosen.preset}"
                 formatter.write_text(f"Flags and defaults of {words}; --help alone shows all.")
-        rows = {str(param.name): param.get_help_record(ctx) for param in self.get_params(ctx)}
+        rows = {_name(param): param.get_help_record(ctx) for param in self.get_params(ctx)}
         known = {name for names in GROUPS.values() for name in names}
         for heading, names in {**GROUPS, "Other": tuple(name for name in rows if name not in known)}.items():
             if shown := [row for name in names if (row := rows.get(name))]:
@@ -88,7 +88,13 @@ class TrainCommand(click.Command):
         chosen = {
             name: params[name].type_cast_value(ctx, given[name]) for name in ("algo", "env", "preset") if name in given
         }
-        if not given.get("help") or not chosen:
+        asked = [param for param in self.get_params(ctx) if _name(param) == "help"]
+        if not any(given.get(param.name or "") for param in asked) or not chosen:
             return None
         algo = chosen.get("algo", "stlrq")
         return resolve(algo, chosen.get("env", default_env(algo)), chosen.get("preset", "default"), {})
+
+
+def _name(param: click.Parameter) -> str:
+    """The name of a parameter; that of `--help` is another in each version of click."""
+    return "help" if "--help" in param.opts else str(param.name)
