@@ -40,6 +40,9 @@ LOW_RANK = Scope("a low-rank algo", LOW_RANK_ALGOS)
 STLRQ = Scope("`algo=stlrq`", ("stlrq",))
 COMMON = Scope("`algo=stlrq or clrq`", ("stlrq", "clrq"))
 QUADRATIC = Scope(f"`algo={', '.join(QUADRATIC_ALGOS)}`", QUADRATIC_ALGOS)
+RELAXED = Scope("`algo=lmi-ql`", ("lmi-ql",))
+BOUNDED = Scope("`algo=lmi-ql or lmi-qli`", ("lmi-ql", "lmi-qli"))
+ITERATED = Scope("`algo=lmi-qli or lspi`", ("lmi-qli", "lspi"))
 CONVENTION = Scope("`algo=lrq` `preset=paper`", ("lrq",))
 WARM = Scope(f"`algo={', '.join(LOW_RANK_ALGOS)} or lmi-qli`", (*LOW_RANK_ALGOS, "lmi-qli"))
 NO_FLAG = "no flag"
@@ -166,14 +169,14 @@ class Config(BaseModel):
         10, 15, 20, 30, 50, 100, 200, 500,
     )  # fmt: skip
     penalty: Annotated[
-        Literal["trace", "data"], QUADRATIC,
+        Literal["trace", "data"], RELAXED,
         _help("Matrix M of lmi-ql's penalty tr(MW): identity, or mean of φ⁺φ⁺ᵀ."),
     ] = "trace"  # fmt: skip
     constraint: Annotated[
-        Literal["dev", "tot"], QUADRATIC,
+        Literal["dev", "tot"], BOUNDED,
         _help("What a quadratic learner keeps below zero: the deviation from V_b, or all."),
     ] = "dev"  # fmt: skip
-    iterations: Annotated[Count, QUADRATIC, _help("Iterations of lmi-qli and lspi.")] = 20
+    iterations: Annotated[Count, ITERATED, _help("Iterations of lmi-qli and lspi.")] = 20
     adapt_from: Annotated[
         str | None, STLRQ,
         _help("Run folder of `algo=stlrq` whose tensor new tasks start from; only their rows learn."),

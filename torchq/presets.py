@@ -137,6 +137,11 @@ def _check(config: Config, overrides: dict[str, Any]) -> None:
         if config.preset != "default":
             raise UsageError(f"`preset`: expected default with `algo={config.algo}`, got {config.preset}")
         return
+    if config.task_weights and not any(config.task_weights):
+        raise UsageError("`task_weights`: expected one above 0 at least, got zeros: nothing would be learnt")
+    if config.epsilon_end > config.epsilon_start and {"epsilon_start", "epsilon_end"} & set(overrides):
+        raise UsageError(f"`epsilon_end`: expected at most `epsilon_start={config.epsilon_start}`, from which ε falls, "
+                         f"got {config.epsilon_end}")  # fmt: skip
     if config.features == "linear" and config.state_modes == "joint":
         raise UsageError("`features`: expected cells with `state_modes=joint` (one row for each cell), got linear")
     if config.protocol == "online" and config.replay_ratio:

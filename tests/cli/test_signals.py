@@ -9,6 +9,8 @@ import pytest
 from problems import ROOT, command_line, outcome, start_process
 
 from torchq.cli import signals
+from torchq.cli.evaluate import main as evaluate
+from torchq.cli.train import main as train
 
 SLOW = ("--algo", "stlrq", "--env", "gridworld", "--num-seeds", 1, "--engine", "eager", "--device", "cpu",
         "--no-optimal", "--no-progress", "--eval-every", 1)  # fmt: skip
@@ -103,3 +105,12 @@ def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
     monkeypatch.setattr("torchq.runs.training._save", full)
     code, _, err = command_line(*SLOW, "--episodes", 1, "--out", tmp_path / "run")
     assert (code, err) == (2, "error: No space left on device\n")
+
+
+@pytest.mark.parametrize("flag", ["--out", "--report"])
+def test_a_path_of_nothing_is_no_folder(flag, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"--out": train, "--report": evaluate}[flag]
+    flags = SLOW if flag == "--out" else (tmp_path,)
+    code, _, err = command_line(*flags, flag, "", entry=entry)
+    assert (code, err) == (2, f"error: {flag}: expected the path of a folder, got ''\n")

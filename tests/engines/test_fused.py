@@ -1,5 +1,6 @@
 """The fused engine against eager steps on the same draws."""
 
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from problems import PLAIN, ROOT, experiment, play
 from torchq.engines.codegen import cpp
 from torchq.engines.contract import UnavailableError
 from torchq.engines.cpu import build
-from torchq.engines.cpu.engine import CppEngine
+from torchq.engines.cpu.engine import CppEngine, num_threads
 from torchq.errors import UsageError
 from torchq.tree import flatten
 
@@ -219,3 +220,9 @@ def test_the_generated_program_lies_beside_the_library(monkeypatch, tmp_path):
     (header,) = tmp_path.glob("*.h")
     assert header.with_suffix(".so").exists()
     assert "// Pendulum, generated from its torch functions." in header.read_text()
+
+
+@pytest.mark.parametrize(("said", "threads"), [("3", 3), ("4,2", 4), ("", None), ("many", None), ("0", None)])
+def test_threads_are_those_of_openmp_where_it_says_a_number(said, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert num_threads() == (threads or len(os.sched_getaffinity(0)))

@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from torchq.cli.commands import run_command
-from torchq.cli.flags import kind
+from torchq.cli.flags import Folder, kind
 from torchq.cli.train import study_table
 from torchq.errors import UsageError
 from torchq.report.video import films
@@ -166,9 +166,9 @@ def command(name: str) -> click.Command:
                      help="Look at the runs as they stood after N samples per task."),
         click.Option(["--device"], type=kind("device"), default="auto", show_default=True,
                      help="Where to play them."),
-        click.Option(["--out"], type=click.Path(path_type=Path, file_okay=False),
+        click.Option(["--out"], type=Folder(path_type=Path, file_okay=False),
                      help="Folder of the pictures.  [default: that of --report, else report]"),
-        click.Option(["--report"], type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+        click.Option(["--report"], type=Folder(path_type=Path, file_okay=False), metavar="DIR",
                      help="Write a page about the runs to DIR/index.html, which needs nothing else to be seen: "
                           "intervals, values and policies, episodes, tasks and factors."),
         click.Option(["--video"], is_flag=False, flag_value="gif", type=click.Choice(["gif", "mp4"]),

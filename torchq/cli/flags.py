@@ -53,6 +53,16 @@ class Family(Name):
         return str(value) if ":" in str(value) else super().convert(value, param, ctx)
 
 
+class Folder(click.Path):
+    """A path that says something: that of "" would be the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if value == "":
+            self.fail("expected the path of a folder, got ''", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Number(click.ParamType):
     """A number of a range."""
 
@@ -181,7 +191,7 @@ def options(families: Sequence[str]) -> list[click.Parameter]:
         *(Setting(name, text, families) for name, text in config.flags().items()),
         click.Option(["--config"], type=click.Path(path_type=Path), metavar="FILE.toml",
                      help="Settings from a file, or those of a run, by its folder; flags go before."),
-        click.Option(["--out"], type=click.Path(path_type=Path), help="Run folder.  [default: runs/ALGO-ENV-N]"),
+        click.Option(["--out"], type=Folder(path_type=Path), help="Run folder.  [default: runs/ALGO-ENV-N]"),
         click.Option(["--resume"], is_flag=True,
                      help="Go on with the run in --out, with its configuration; more --episodes extend it."),
         click.Option(["--progress/--no-progress"], default=None,

@@ -58,7 +58,7 @@ def train(*, out: str | Path | None = None, resume: bool = False, progress: bool
         TorchqError: if the run cannot go on, as when its values diverge.
     """
     given = {name: _plain(value) for name, value in settings.items() if value is not None}
-    if not isinstance(out, str | Path | None):
+    if not isinstance(out, str | Path | None) or out == "":
         raise UsageError(f"`out`: expected the path of a folder, got {out!r}")
     folder = None if out is None else Path(out)
     return launch(given, folder, resume=resume, progress=progress, tell=lambda text, level: _LOG.log(

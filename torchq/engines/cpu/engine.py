@@ -190,9 +190,10 @@ class CppEngine:
 
 
 def num_threads() -> int:
-    """All processors that this process may use, or OMP_NUM_THREADS of them."""
+    """All processors that this process may use, or OMP_NUM_THREADS of them where that is a number."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("OMP_NUM_THREADS", available))
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # A list is of nested levels.
+    return int(asked) if asked.isdecimal() and int(asked) else available
 
 
 def _constants(rollout: Rollout, learner: LowRankQ) -> dict[str, str]:
