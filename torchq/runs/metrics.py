@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -65,10 +66,11 @@ class MetricsFile:
         if size and (not path.exists() or path.stat().st_size < size):
             raise CheckpointError(f"checkpoint: expected {path} of at least {size} bytes; start a new run")
         self._file = path.open("r+b" if size else "wb")
+        self._hash = hashlib.sha256(self._file.read(size) if size else b"")
         self._file.truncate(size)
         self._file.seek(size)
         if not size:
-            self._file.write(_HEADER.encode())
+            self._write(_HEADER.encode())
 
     def append(self, episode: int, samples: int, seeds: Sequence[int], returns: Sequence[Sequence[float]]) -> None:
         """Rows of one evaluation; returns by seed and task."""
@@ -77,12 +79,20 @@ class MetricsFile:
             for seed, row in zip(seeds, returns, strict=True)
             for task, value in enumerate(row)
         )
-        self._file.write("".join(rows).encode())
+        self._write("".join(rows).encode())
         self._file.flush()
 
     def size(self) -> int:
         """Bytes written so far."""
         return self._file.tell()
+
+    def digest(self) -> str:
+        """Of what is written so far: a checkpoint knows by it whether a file is its own."""
+        return self._hash.hexdigest()
+
+    def _write(self, content: bytes) -> None:
+        self._file.write(content)
+        self._hash.update(content)
 
     def sync(self) -> None:
         """Put what is written on the disk."""
@@ -92,6 +102,30 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def check_own(folder: Path, size: int, digest: str) -> None:
+    """See that metrics.csv begins with what a checkpoint was saved beside; nothing is changed.
+
+    Args:
+        folder: the run's folder.
+        size: bytes that were written then.
+        digest: of them, from `MetricsFile`.
+
+    Raises:
+        CheckpointError: if it does not.
+    """
+    path = folder / METRICS
+    try:
+        with path.open("rb") as file:
+            found = file.read(size)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint: {path} cannot be read ({error.strerror}); start a new run") from error
+    if len(found) < size or hashlib.sha256(found).hexdigest() != digest:
+        raise CheckpointError(
+            f"checkpoint: {path} is not what was written beside it: shorter, of another run, or edited; put the file "
+            "back, or start a new run"
+        )
 
 
 def read_metrics(folder: Path, num_seeds: int, num_tasks: int) -> Metrics:

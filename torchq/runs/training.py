@@ -21,7 +21,7 @@ from torchq.errors import CheckpointError, DivergedError
 from torchq.runs import policy_picture, summary
 from torchq.runs.experiment import Experiment
 from torchq.runs.folder import SUMMARY
-from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
+from torchq.runs.metrics import MetricsFile, TensorBoard, check_own, read_metrics
 from torchq.runs.policy import GridPolicy
 from torchq.runs.replay_log import ReplayLog
 
@@ -49,6 +49,8 @@ class Position(NamedTuple):
     """Rounds played when the statistics were last read."""
     read_seconds: float
     """Wall time spent by then."""
+    metrics_digest: str = ""
+    """Of those bytes; "" of a checkpoint that does not know it."""
     segments: tuple[Any, ...] = ()
     """Of stored transitions that lie beside the checkpoint, see `ReplayLog`."""
 
@@ -117,7 +119,7 @@ def train(
             if evaluations and rollout.replay:
                 board.log(_replay_report(experiment, state, here.episode + count), after.episode * samples_per_episode)
             wanted = count * min(BLOCK_SECONDS, CHECKPOINT_SECONDS) / (after.seconds - here.seconds)
-            here = after._replace(metrics_size=metrics.size())
+            here = after._replace(metrics_size=metrics.size(), metrics_digest=metrics.digest())
             if here.episode == config.episodes or here.seconds - saved > CHECKPOINT_SECONDS:
                 metrics.sync()
                 _save(experiment, folder, here, log)
@@ -224,7 +226,7 @@ def _save(experiment: Experiment, folder: Path, here: Position, log: ReplayLog) 
     tensors = tree.flatten(here.state._replace(replay=()))
     if not tree.all_finite(tensors):
         raise DivergedError(_diverged("the state of the run", 1, here.episode))
-    counters = {name: getattr(here, name) for name in _COUNTERS}
+    counters = {name: getattr(here, name) for name in (*_COUNTERS, "metrics_digest")}
     if experiment.rollout.replay:
         counters["replay"] = log.append(here.state.replay, _num_stored(experiment, here.episode))
     checkpoint.save_checkpoint(folder / "checkpoint", tensors, {"algo": experiment.config.algo, **counters})
@@ -264,7 +266,10 @@ def load(experiment: Experiment, folder: Path) -> Position:
     if experiment.rollout.replay:
         log = ReplayLog(folder / "checkpoint", experiment.config.replay_capacity, segments)
         log.restore(memory, _num_stored(experiment, values[0]))
-    here = Position(state, *values, segments)  # type: ignore[call-arg]
+    digest = str(counters.get("metrics_digest", ""))
+    if digest:
+        check_own(folder, values[1], digest)
+    here = Position(state, *values, digest, segments)  # type: ignore[call-arg]
     if here.read_episode:
         read_metrics(folder, experiment.config.num_seeds, len(experiment.task_list))
     return here
