@@ -20,6 +20,7 @@ from sharing_runs import OddPendulum, Plan, learn, with_own_components
 from envs import Wireless, base, optimal
 
 
+@pytest.mark.slow
 def test_every_question_to_a_gpu_is_answered_in_a_dry_run(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "gpu.py", "--dry-run", "--out", tmp_path / "found"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)

@@ -26,7 +26,14 @@ def wait_for_checkpoint(folder, process):
     pytest.fail("no checkpoint")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_keeps_what_is_learnt_and_says_how_to_go_on(number, code, tmp_path):
     folder = tmp_path / "run"
     process = start_process(*SLOW, "--episodes", 12, "--out", folder)
