@@ -13,7 +13,7 @@ import click
 import numpy as np
 
 from torchq.errors import Interrupted, TorchqError, UsageError
-from torchq.runs.folder import CONFIG
+from torchq.runs.folder import CONFIG, make_numbered
 from torchq.runs.launch import checked, launch
 from torchq.runs.run import Run
 
@@ -89,7 +89,7 @@ def train(
     """
     for settings in runs:
         checked({**given, **settings})
-    home = out or _numbered(Path("runs"))
+    home = out or make_numbered(Path("runs"), "sweep")
     finished: list[Run] = []
     for number, settings in enumerate(runs):
         folder = home / named(settings)
@@ -127,10 +127,3 @@ def _score(run: Run) -> float:
         return float(run.summary["by_samples"][-1]["gap"]["median"] or np.nan)
     optimal = run.summary["optimal_return"]
     return float(np.median(run.metrics.final_return().mean(1))) - (float(np.mean(optimal)) if optimal else 0.0)
-
-
-def _numbered(parent: Path) -> Path:
-    number = 1
-    while (parent / f"sweep-{number}").exists():
-        number += 1
-    return parent / f"sweep-{number}"

@@ -12,7 +12,7 @@ from torchq.report.statistics import Estimate
 from torchq.runs.plotting import Curve, smoothed
 
 COLOURS = ("#4477aa", "#ee6677", "#33a14f", "#aa3377", "#ccbb44", "#66ccee", "#bb7744", "#888888")
-"""Of runs; told apart with any kind of colour vision (Tol, *Colour schemes*, 2021)."""
+"""Of runs: after the bright scheme of Tol (*Colour schemes*, 2021), green lighter for dark pages, two added."""
 PARTS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02")
 """Of what a run is made of, which no run is called by (Brewer's Dark2)."""
 MAX_POINTS = 250

@@ -108,7 +108,7 @@ def claim(out: Path | None, config: Config, *, resume: bool) -> Iterator[Path]:
         UsageError: if another process holds it, or made a run there in the meantime.
     """
     if out is None:
-        out = _make_numbered(Path("runs"), f"{config.algo}-{config.env.replace(':', '-')}")
+        out = make_numbered(Path("runs"), f"{config.algo}-{config.env.replace(':', '-')}")
     out.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(out, os.O_RDONLY)
     try:
@@ -131,7 +131,12 @@ def _lock(descriptor: int, out: Path) -> None:
             raise UsageError(f"`out`: another process is training in {out}; name another folder") from error
 
 
-def _make_numbered(parent: Path, prefix: str) -> Path:
+def make_numbered(parent: Path, prefix: str) -> Path:
+    """The first folder `parent/prefix-N` that there is not yet, made.
+
+    Raises:
+        UsageError: if the parent is no folder.
+    """
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
