@@ -39,7 +39,9 @@ def test_terminated_transition_does_not_bootstrap_and_truncated_one_does():
     """A step onto the goal moves Q(s, a) towards −1; the same step cut by the time limit towards −1 + γ max Q."""
     env = dataclasses.replace(envs.Gridworld(), episode_length=1)
     for goal, expected in (((0.0, 1.0), -1.0), ((4.0, 4.0), -1.0 + 0.95 * 7.0)):
-        prepared = experiment("tabular", num_seeds=1, num_envs=1, num_tasks=1, epsilon_start=0.0, learning_rate=0.5)
+        prepared = experiment(
+            "tabular", num_seeds=1, num_envs=1, num_tasks=1, epsilon_start=0.0, epsilon_end=0.0, learning_rate=0.5
+        )
         tasks = envs.stack_tasks([envs.GridworldTask(*goal)], dtype=torch.float32)
         rollout = dataclasses.replace(prepared.rollout, env=env, tasks=tasks)
         state = prepared.initial_state
