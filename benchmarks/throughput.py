@@ -28,7 +28,8 @@ from torchq import families
 from torchq.engines import graph, torch_settings
 from torchq.engines.compiled import program
 from torchq.engines.contract import Batch, Rates, RunState
-from torchq.engines.cpu.engine import CppEngine, num_threads
+from torchq.engines.cpu.arguments import num_threads
+from torchq.engines.cpu.engine import CppEngine
 from torchq.engines.eager import Stepwise
 from torchq.engines.graph import GraphEngine
 from torchq.engines.rollout import Draws, Rollout

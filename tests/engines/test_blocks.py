@@ -55,7 +55,8 @@ def test_blocks_equal_rounds_to_the_last_bit(monkeypatch, options):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     run = prepared(**options)
     assert isinstance(run.engine, BlockEngine)
-    plain = types.SimpleNamespace(train=run.engine.train, greedy_returns=run.engine.greedy_returns)
+    own = {name: getattr(run.engine, name) for name in ("train", "greedy_returns", "starts")}
+    plain = types.SimpleNamespace(**own)
     assert not isinstance(plain, BlockEngine)
     arguments = run.config, run.rollout, plain, run.initial_state
     state, evaluations = blocks.play(*arguments, 0, 7)

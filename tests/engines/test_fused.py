@@ -12,7 +12,8 @@ from problems import PLAIN, ROOT, experiment, play
 from torchq.engines.codegen import cpp
 from torchq.engines.contract import UnavailableError
 from torchq.engines.cpu import build
-from torchq.engines.cpu.engine import CppEngine, num_threads
+from torchq.engines.cpu.arguments import num_threads
+from torchq.engines.cpu.engine import CppEngine
 from torchq.errors import UsageError
 from torchq.tree import flatten
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from torchq import philox, tree
+from torchq import tree
 from torchq.config import Config
 from torchq.engines.contract import (
-    Batch,
     Block,
     BlockEngine,
     Engine,
-    EnvState,
     Evaluation,
     Rates,
     RunState,
     Statistics,
 )
-from torchq.engines.evaluation import evaluate
+from torchq.engines.evaluation import evaluate, mean
 from torchq.engines.protocols import fits, play_round, takes_turns, turn_rates
 from torchq.engines.rollout import Rollout
 from torchq.philox import Purpose
@@ -61,19 +59,19 @@ def _play_block(
     config: Config, rollout: Rollout, engine: BlockEngine, state: RunState, first: int, count: int
 ) -> tuple[RunState, list[Evaluation]]:
     rounds = range(first, first + count)
-    block = prepare_block(config, rollout, rounds)
+    block = prepare_block(config, rollout, engine, rounds)
     played = engine.play(block, state)
     statistics, evaluations = state.statistics, []
     for episode, seen, test in zip(rounds, played.statistics, block.test.tolist(), strict=True):
         statistics = statistics.plus(*seen.unbind(-1))
         if test >= 0:
-            returns = played.returns[test].mean(-1)
+            returns = mean(played.returns[test])
             evaluations.append(Evaluation(episode + 1, returns, statistics, played.finite[test]))
             statistics = _nothing(rollout)
     return state._replace(learner=played.learner, env=played.env, statistics=statistics), evaluations
 
 
-def prepare_block(config: Config, rollout: Rollout, rounds: range) -> Block:
+def prepare_block(config: Config, rollout: Rollout, engine: BlockEngine, rounds: range) -> Block:
     """Everything that rounds need: rates, random starts, and which are tested.
 
     Each round's are computed by themselves: the last digit of a function of many numbers at once can depend on how many
@@ -87,24 +85,12 @@ def prepare_block(config: Config, rollout: Rollout, rounds: range) -> Block:
     test = [number.get(episode + 1, -1) for episode in rounds]
     starts = None
     if in_turns or not env.terminates:
-        starts = _starts(rollout, rollout.batch(), Purpose.RESET, list(rounds), config.num_envs)
+        starts = engine.starts(rollout.batch(), Purpose.RESET, list(rounds), config.num_envs)
     return Block(
         rounds.start,
         turns,
         Rates(*(torch.cat(parts).view(len(rounds), turns, length) for parts in zip(*rates, strict=True))),
         starts,
         torch.tensor(test, dtype=torch.int64),
-        _starts(rollout, rollout.test_batch(), Purpose.EVALUATION_RESET, tested, config.eval_episodes),
+        engine.starts(rollout.test_batch(), Purpose.EVALUATION_RESET, tested, config.eval_episodes),
     )
-
-
-def _starts(rollout: Rollout, batch: Batch, purpose: Purpose, episodes: list[int], num_envs: int) -> EnvState:
-    """Environments at the start of episodes, (episodes, seeds, tasks, envs)."""
-    env = rollout.env
-    steps = torch.tensor(episodes, dtype=torch.int64, device=rollout.device) * env.episode_length
-    bits = rollout.bits(purpose, steps, batch.task_index, num_envs, env.num_reset_uniforms)
-    states = [env.reset(batch.tasks, uniforms) for uniforms in philox.uniform(bits, rollout.dtype)]
-    if not states:
-        empty = env.reset(batch.tasks, philox.uniform(bits.new_zeros(bits.shape[1:]), rollout.dtype))
-        return type(empty)(*(field.new_zeros(0, *field.shape) for field in empty))
-    return type(states[0])(*(torch.stack(fields) for fields in zip(*states, strict=True)))

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
+from torchq.philox import Purpose
+
 Tasks: TypeAlias = Any
 """A parameters dataclass whose fields are tensors shaped (tasks, 1)."""
 EnvState: TypeAlias = Any
@@ -131,6 +133,10 @@ class BlockEngine(Protocol):
 
     def play(self, block: Block, state: RunState) -> Played:
         """The rounds of a block; the state given stays as it was."""
+        ...
+
+    def starts(self, batch: Batch, purpose: Purpose, episodes: list[int], num_envs: int) -> EnvState:
+        """Environments at the start of episodes, by how many came before, (episodes, seeds, tasks, envs)."""
         ...
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
-from torchq import philox
-from torchq.engines.contract import Engine, EnvState, LearnerState
+from torchq.engines.contract import Batch, Engine, EnvState, LearnerState
 from torchq.engines.rollout import Rollout
 from torchq.philox import Purpose
 
@@ -22,6 +23,14 @@ def greedy_step(
     return env_state, total, alive & ~(terminated | truncated)
 
 
+def starts(rollout: Rollout, engine: Engine, batch: Batch, purpose: Purpose, episode: int, num_envs: int) -> EnvState:
+    """Environments at the start of an episode, before which each has played so many: by the engine, where it can."""
+    if own := getattr(engine, "starts", None):
+        states = own(batch, purpose, [episode], num_envs)
+        return type(states)(*(field[0] for field in states))
+    return rollout.reset(batch, episode * rollout.env.episode_length, purpose, num_envs)
+
+
 def evaluate(rollout: Rollout, engine: Engine, learner: LearnerState, evaluation: int, num_episodes: int) -> Tensor:
     """Undiscounted return of the greedy policy, mean over test episodes; shaped (seeds, tested tasks).
 
@@ -32,9 +41,10 @@ def evaluate(rollout: Rollout, engine: Engine, learner: LearnerState, evaluation
         evaluation: which evaluation this is; equal ones see equal random numbers.
         num_episodes: test episodes per seed and task.
     """
-    env, batch = rollout.env, rollout.test_batch()
-    first = evaluation * env.episode_length
-    step = torch.full((1,), first, device=rollout.device)
-    bits = rollout.bits(Purpose.EVALUATION_RESET, step, batch.task_index, num_episodes, env.num_reset_uniforms)[0]
-    start = env.reset(batch.tasks, philox.uniform(bits, rollout.dtype))
-    return engine.greedy_returns(learner, start, first).mean(-1)
+    start = starts(rollout, engine, rollout.test_batch(), Purpose.EVALUATION_RESET, evaluation, num_episodes)
+    return mean(engine.greedy_returns(learner, start, evaluation * rollout.env.episode_length))
+
+
+def mean(returns: Tensor) -> Tensor:
+    """Over test episodes, one after the other: the order of a sum must not depend on how many tasks there are."""
+    return reduce(torch.add, returns.unbind(-1)) / returns.shape[-1]

@@ -8,12 +8,14 @@ import torch
 
 from torchq.config import Config
 from torchq.engines.contract import Engine, LearnerState, Rates, RunState, Statistics
+from torchq.engines.evaluation import starts
 from torchq.engines.external import noisy
 from torchq.engines.rollout import Rollout
 from torchq.lowrank import row_fit
 from torchq.lowrank.exploration import exponential_decay, harmonic_decay
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.transitions import Transition
+from torchq.philox import Purpose
 
 
 def play_round(
@@ -69,7 +71,8 @@ def batched_round(config: Config, rollout: Rollout, engine: Engine, state: RunSt
     """
     batch, first = rollout.batch(), episode * rollout.env.episode_length
     if not rollout.env.terminates:
-        state = state._replace(env=rollout.reset(batch, first))
+        env = starts(rollout, engine, batch, Purpose.RESET, episode, rollout.num_envs)
+        state = state._replace(env=env)
     state = engine.train(batch, state, turn_rates(config, rollout, episode, 0), first)
     return _fitted(rollout, state, episode + 1) if fits(config) else state
 
@@ -100,7 +103,7 @@ def turns_round(
     """One episode of each task in turn, and what the learner knew of each task at the end of its turn."""
     length, num_tasks = rollout.env.episode_length, rollout.num_tasks
     first = episode * length
-    fresh = rollout.reset(rollout.batch(), first)
+    fresh = starts(rollout, engine, rollout.batch(), Purpose.RESET, episode, rollout.num_envs)
     learner, env, statistics, _ = state
     snapshots, seen = [], []
     for task in range(num_tasks):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchq import philox
 from torchq.engines.contract import Batch, EnvState, LearnerState, RunState, Tasks
+from torchq.engines.shards import TaskShare
 from torchq.lowrank import replay
 from torchq.lowrank.exploration import epsilon_greedy
 from torchq.lowrank.learner import Learner
@@ -100,6 +101,7 @@ class Rollout:
         dtype: floating-point type of environments and learner.
         replay: what is learnt from again at each step; None: each step's transitions, once.
         test_tasks: parameters of the tasks that are tested, those that learn first; None: only they are.
+        share: which of a run's tasks these are, where other processes have others.
     """
 
     env: Environment
@@ -112,6 +114,7 @@ class Rollout:
     dtype: torch.dtype
     replay: Replay | None = None
     test_tasks: Tasks | None = None
+    share: TaskShare | None = None
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +148,11 @@ class Rollout:
     def bits(self, purpose: Purpose, steps: Tensor, tasks: Tensor, num_envs: int, count: int) -> Tensor:
         """Random words of this run's seeds on this run's device."""
         envs = torch.arange(num_envs, device=self.device)
-        return philox.random_bits(self.seeds, steps, purpose, tasks, envs, count)
+        return philox.random_bits(self.seeds, steps, purpose, self.names(tasks), envs, count)
+
+    def names(self, tasks: Tensor) -> Tensor:
+        """Numbers of tasks in the whole run."""
+        return tasks if self.share is None else self.share.names[tasks]
 
     @property
     def updates_per_step(self) -> int:
@@ -186,10 +193,10 @@ class Rollout:
         own = self.replay.own(steps, self.num_envs, num_slots)
         return own, self.replay.drawn(bits, steps, self.num_envs, num_slots)
 
-    def reset(self, batch: Batch, step: int) -> EnvState:
-        """Environments at the start of an episode, when each has taken so many steps."""
-        first = torch.full((1,), step, device=self.device)
-        bits = self.bits(Purpose.RESET, first, batch.task_index, self.num_envs, self.env.num_reset_uniforms)[0]
+    def reset(self, batch: Batch, step: int, purpose: Purpose = Purpose.RESET, num_envs: int | None = None) -> EnvState:
+        """Environments at the start of an episode, when each has taken so many steps; unless said, those that train."""
+        first, num_envs = torch.full((1,), step, device=self.device), num_envs or self.num_envs
+        bits = self.bits(purpose, first, batch.task_index, num_envs, self.env.num_reset_uniforms)[0]
         return self.env.reset(batch.tasks, philox.uniform(bits, self.dtype))
 
     def index(self, env_state: EnvState) -> tuple[Tensor, ...]:

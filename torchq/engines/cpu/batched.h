@@ -1,7 +1,8 @@
 // The batched protocol: all environments of a run step together, then one update from all of them.
 //
-// A batch is cut into parts whose gradients are summed where they arise and then added in a fixed order, so sums do not
-// depend on the number of threads.
+// A batch is cut into shards of tasks, and these into parts, whose gradients are summed where they arise and then added
+// in a fixed order: part after part in a shard, shards in pairs, pairs of pairs, and so on. So sums do not depend on the
+// number of threads, nor on which process owns which shards.
 
 // One copy of what is long, wherever it is called: compiling takes a user's time.
 #define LONG __attribute__((noinline))
@@ -80,25 +81,32 @@ struct Batched {
   const Run run;
   const Args &a;
   const int64_t tasks, batch, per_task;  // environments in all; transitions of a task in an update
-  int64_t pieces, parts, shared_rows;
+  const int64_t shards;
+  int64_t pieces, parts_each, parts, shared_rows;  // pieces of a task, parts of a shard and in all
   std::vector<Row<RANK>> values, first, second, target, gradient, task_gradient, parameter_gradient, guide;
   Row<ACTIONS> columns[RANK_PADDED] = {}, target_columns[RANK_PADDED] = {}, guide_columns[GUIDE ? RANK_PADDED : 1] = {};
   std::vector<double> sums;
   // Of each environment: who it is, where it stands before and after a step, and what the step gave.
-  std::vector<uint32_t> env_of, task_of, task_row_of;
+  std::vector<uint32_t> env_of, task_of, task_row_of, task_name_of;
   std::vector<real> parameter[Family::PARAMETERS + 1], reward, discount;
   std::vector<int32_t> action;
   Rows rows[2], landed_;
   std::vector<TaskPlace> task_places;    // (tasks, TASK_MODES)
   std::vector<const real *> records[4];  // Stored transitions of each task for as many updates, (tasks, batch).
   int64_t offset[ALL_MODES];
+  std::vector<Row<RANK>> sent, received;  // Sums over this rank's shards, and those of all ranks.
+  bool failed = false;
 
   explicit Batched(const Run &run_)
-      : run(run_), a(run_.a), tasks(run_.tasks), batch(tasks * a.envs), per_task(a.per_task()) {
-    pieces = std::min<int64_t>((per_task + CHUNK - 1) / CHUNK, MAX_PARTS);
-    parts = std::min<int64_t>((tasks * per_task + CHUNK - 1) / CHUNK, MAX_PARTS);
+      : run(run_), a(run_.a), tasks(run_.tasks), batch(tasks * a.envs), per_task(a.per_task()),
+        shards(tasks == a.tasks ? a.shards : 1) {
+    const int64_t most = std::max<int64_t>(1, MAX_PARTS / (shards * a.ranks));
+    const int64_t largest = tasks == a.tasks ? a.shard_tasks : tasks;
+    pieces = std::min<int64_t>((per_task + CHUNK - 1) / CHUNK, most);
+    parts_each = std::min<int64_t>((largest * per_task + CHUNK - 1) / CHUNK, most);
     // Parts hold whole tasks, or tasks hold whole parts, so that no two parts add to one row of the task factor.
-    if (pieces > 1) parts = pieces;
+    if (pieces > 1) parts_each = pieces;
+    parts = shards * parts_each;
     int64_t rows = 0;
     for (int mode = 0; mode < ALL_MODES; ++mode) offset[mode] = rows, rows += a.rows[mode];
     shared_rows = offset[ACTION] + a.rows[ACTION] - offset[FIRST_STATE];
@@ -107,7 +115,8 @@ struct Batched {
     if (a.replay_ratio) for (auto &drawn : records) drawn.resize(tasks * a.replay_batch);
     gradient.resize(parts * shared_rows);
     if (HAS_TASK) task_gradient.resize(tasks * pieces);
-    parameter_gradient.resize(rows - first_parameter_row());
+    parameter_gradient.resize(shards * parameter_rows());
+    if (a.exchange) sent.resize(shared_rows + parameter_rows()), received.resize(a.ranks * sent.size());
     sums.assign(tasks * pieces * 4, 0);
     place();
     for (int mode = 0; mode < ALL_MODES; ++mode) copy(mode, true);
@@ -122,6 +131,7 @@ struct Batched {
   bool composes() const { return TASK_MODES && a.factors[ALL_MODES - 1] != nullptr; }
 
   int64_t first_parameter_row() const { return offset[ACTION] + a.rows[ACTION]; }
+  int64_t parameter_rows() const { return TASK_MODES ? offset[ALL_MODES - 1] + a.rows[ALL_MODES - 1] - first_parameter_row() : 0; }
 
   bool has_guide() const { return GUIDE && a.guide[ACTION] != nullptr; }
 
@@ -177,7 +187,11 @@ struct Batched {
   LONG void spread() {
     if (!composes()) return;
     std::fill(parameter_gradient.begin(), parameter_gradient.end(), Row<RANK>{});
-    for (int64_t task = 0; task < tasks; ++task) {
+    for (int64_t shard = 0; shard < shards; ++shard)
+      for (int64_t task = begins(shard); task < begins(shard + 1); ++task) spread_task(task, shard);
+  }
+
+  void spread_task(int64_t task, int64_t shard) {
       Row<RANK> g = {};
       for (int64_t piece = 0; piece < pieces; ++piece) g.add(1, task_gradient[task * pieces + piece]);
       for (int p = 0; p < TASK_MODES; ++p) {
@@ -185,21 +199,21 @@ struct Batched {
         for (int other = 0; other < TASK_MODES; ++other)
           if (other != p) mine = mine * parameter_row(values, task, other);
         const TaskPlace &at = task_places[task * TASK_MODES + p];
-        Row<RANK> *rows = &parameter_gradient[offset[MODES + p] - first_parameter_row()];
+        Row<RANK> *rows = &parameter_gradient[shard * parameter_rows() + offset[MODES + p] - first_parameter_row()];
         rows[at.below].add(1 - at.weight, mine), rows[at.above].add(at.weight, mine);
       }
-    }
   }
 
   // Environments in a row, and the grid points where they start.
   void place() {
-    for (auto *who : {&env_of, &task_of, &task_row_of}) who->resize(batch);
+    for (auto *who : {&env_of, &task_of, &task_row_of, &task_name_of}) who->resize(batch);
     for (auto &values : parameter) values.resize(batch);
     action.resize(batch), reward.resize(batch), rows[0].resize(batch), rows[1].resize(batch);
     if (Family::TERMINATES) discount.resize(batch), landed_.resize(batch);
     for (int64_t i = 0, task = 0; task < tasks; ++task)
       for (int64_t env = 0; env < a.envs; ++env, ++i) {
         env_of[i] = uint32_t(env), task_of[i] = uint32_t(task), task_row_of[i] = uint32_t(run.task_row(task));
+        task_name_of[i] = uint32_t(run.task_name(task));
         for (int p = 0; p < Family::PARAMETERS; ++p) parameter[p][i] = run.parameters(task)[p];
       }
     for (int64_t at = 0; at < batch; at += Wide::COUNT) {
@@ -291,27 +305,30 @@ struct Batched {
     return best_value(action_values(weights(values, place, task).data(), columns));
   }
 
-  // Where a part begins: in the share of every task, of `each` environments or transitions, or among whole tasks.
-  int64_t begins(int64_t part, int64_t each) const { return (pieces > 1 ? each : tasks) * part / parts; }
+  // The first task of a shard.
+  int64_t begins(int64_t shard) const { return shards == 1 ? shard * tasks : a.shard_begins[shard]; }
 
-  // The transitions of a part: the same share of every task's, or a range of tasks with all of theirs.
+  // A part of a shard: a range of its tasks with all of their `each` environments or transitions, or the same share of
+  // these of every task, a piece.
+  struct Part { int64_t first_task, end_task, from, to, piece; };
+  Part part_of(int64_t part, int64_t each) const {
+    const int64_t shard = part / parts_each, piece = part % parts_each, first = begins(shard), end = begins(shard + 1);
+    if (pieces > 1) return {first, end, each * piece / pieces, each * (piece + 1) / pieces, piece};
+    return {first + (end - first) * piece / parts_each, first + (end - first) * (piece + 1) / parts_each, 0, each, 0};
+  }
+
+  // The transitions of a part.
   template <class Body> void each(int64_t part, Body body) {
-    int64_t from = begins(part, per_task), to = begins(part + 1, per_task);
-    if (pieces > 1) {
-      for (int64_t task = 0; task < tasks; ++task) body(task, from, to, part);
-    } else {
-      for (int64_t task = from; task < to; ++task) body(task, int64_t(0), per_task, int64_t(0));
-    }
+    const Part of = part_of(part, per_task);
+    for (int64_t task = of.first_task; task < of.end_task; ++task) body(task, of.from, of.to, of.piece);
   }
 
   // Behaviour policy and environment: Rollout.step, first half.
   void act(int64_t part, int64_t step) {
-    const int64_t from = begins(part, a.envs), to = begins(part + 1, a.envs);
-    if (pieces > 1) {
-      for (int64_t task = 0; task < tasks; ++task) act_on(task * a.envs + from, task * a.envs + to, part, step);
-    } else {
-      act_on(from * a.envs, to * a.envs, 0, step);
-    }
+    const Part of = part_of(part, a.envs);
+    if (pieces == 1) return act_on(of.first_task * a.envs, of.end_task * a.envs, 0, step);
+    for (int64_t task = of.first_task; task < of.end_task; ++task)
+      act_on(task * a.envs + of.from, task * a.envs + of.to, of.piece, step);
   }
 
   LONG void act_on(int64_t from, int64_t to, int64_t piece, int64_t step) {
@@ -353,7 +370,7 @@ struct Batched {
   LONG void draw(int64_t task, int64_t step, int64_t update) {
     uint32_t lane[CHUNK], name[CHUNK], words[4][CHUNK];
     const int64_t stored = (steps_before(step) + 1) * a.envs, available = available_of(stored);
-    std::fill(name, name + CHUNK, uint32_t(run.task_row(task)));
+    std::fill(name, name + CHUNK, uint32_t(run.task_name(task)));
     for (int64_t from = 0; from < a.replay_batch; from += CHUNK) {
       const int count = int(std::min<int64_t>(CHUNK, a.replay_batch - from));
       for (int i = 0; i < count; ++i) lane[i] = uint32_t(from + i);
@@ -381,7 +398,7 @@ struct Batched {
 
   void choose_actions(int64_t at, int count, int64_t step) {
     uint32_t words[4][CHUNK];
-    philox(a.run_seeds[run.seed], a.first_step + step, &env_of[at], &task_row_of[at], EXPLORATION, 0, count, words[0],
+    philox(a.run_seeds[run.seed], a.first_step + step, &env_of[at], &task_name_of[at], EXPLORATION, 0, count, words[0],
            words[1], words[2], words[3]);
     const real margin = margin_at(step);
     for (int i = 0; i < count; ++i) {
@@ -419,7 +436,7 @@ struct Batched {
 
   void advance(int64_t at, int count, int64_t piece, int64_t step) {
     real uniforms[Family::STEP_UNIFORMS + 1][CHUNK];
-    run.uniforms<Family::STEP_UNIFORMS>(STEP, step, &env_of[at], &task_row_of[at], count, uniforms);
+    run.uniforms<Family::STEP_UNIFORMS>(STEP, step, &env_of[at], &task_name_of[at], count, uniforms);
     for (int lane = 0; lane < count; lane += Wide::COUNT) {
       const int64_t i = at + lane;
       const int lanes = std::min(Wide::COUNT, count - lane);
@@ -449,7 +466,7 @@ struct Batched {
   // Environments whose episode has ended start another.
   void restart(Moved<Wide> &moved, int64_t at, int count, int64_t step) const {
     real uniforms[Family::RESET_UNIFORMS + 1][Wide::COUNT];
-    run.uniforms<Family::RESET_UNIFORMS>(AUTORESET, step, &env_of[at], &task_row_of[at], count, uniforms);
+    run.uniforms<Family::RESET_UNIFORMS>(AUTORESET, step, &env_of[at], &task_name_of[at], count, uniforms);
     Wide::r p[Family::PARAMETERS + 1], u[Family::RESET_UNIFORMS + 1];
     for (int i = 0; i < Family::PARAMETERS; ++i) p[i] = load_lanes<Wide::r>(parameter[i].data(), at, count);
     for (int i = 0; i < Family::RESET_UNIFORMS; ++i) u[i] = load_lanes<Wide::r>(uniforms[i], 0, count);
@@ -549,18 +566,55 @@ struct Batched {
     }
   };
 
+  // The sum of a row's gradients, of the modes that tasks share and then of those of their parameters, over a shard.
+  Row<RANK> shard_sum(int64_t shard, int64_t at) const {
+    Row<RANK> g = {};
+    if (at >= shared_rows) g.add(1, parameter_gradient[shard * parameter_rows() + at - shared_rows]);
+    else
+      for (int64_t part = shard * parts_each; part < (shard + 1) * parts_each; ++part)
+        g.add(1, gradient[part * shared_rows + at]);
+    return g;
+  }
+
+  // A sum in pairs, of pairs, of pairs: that of a power of two of neighbours is one of its terms, whoever adds them.
+  template <class Term> static Row<RANK> sum_in_pairs(int64_t count, Term term) {
+    Row<RANK> open[8];
+    int depth = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      Row<RANK> sum = term(i);
+      for (int64_t pairs = i; pairs & 1; pairs >>= 1) {
+        Row<RANK> both = open[--depth];
+        both.add(1, sum), sum = both;
+      }
+      open[depth++] = sum;
+    }
+    return open[0];
+  }
+
+  // Over the shards of this process.
+  Row<RANK> own_sum(int64_t at) const {
+    return sum_in_pairs(shards, [&](int64_t shard) { return shard_sum(shard, at); });
+  }
+
+  // Over all shards, of which other processes have sent theirs.
+  Row<RANK> whole_sum(int64_t at) const {
+    if (!a.exchange) return own_sum(at);
+    return sum_in_pairs(a.ranks, [&](int64_t rank) { return received[rank * sent.size() + at]; });
+  }
+
+  void exchange() { failed = a.exchange(sent.data(), received.data(), int64_t(sent.size() * sizeof(Row<RANK>))) != 0; }
+
   LONG void descend_rows(int mode, int64_t from, int64_t to, int64_t step, const Corrections &corrections) {
     const real rate = a.learning_rate[step], correction1 = corrections.first, correction2 = corrections.second;
     for (int64_t index = from; index < to; ++index) {
       Row<RANK> g = {};
-      if (mode > ACTION) g = parameter_gradient[offset[mode] - first_parameter_row() + index];
-      else if (HAS_TASK && mode == 0) {
+      if (HAS_TASK && mode == 0) {
         // Tasks of the batch are the rows in order, or the one row named.
         int64_t task = tasks == a.rows[0] ? index : index == run.task_row(0) ? 0 : -1;
         for (int64_t piece = 0; task >= 0 && piece < pieces; ++piece) g.add(1, task_gradient[task * pieces + piece]);
       } else {
-        const int64_t at = offset[mode] - offset[FIRST_STATE] + index;
-        for (int64_t part = 0; part < parts; ++part) g.add(1, gradient[part * shared_rows + at]);
+        g = whole_sum(mode > ACTION ? shared_rows + offset[mode] - first_parameter_row() + index
+                                    : offset[mode] - offset[FIRST_STATE] + index);
       }
       descend_row(offset[mode] + index, g, rate, correction1, correction2);
     }
@@ -613,7 +667,7 @@ struct Batched {
     std::fill(alive, alive + count, true);
     for (int64_t step = 0; step < a.steps; ++step) {
       real uniforms[Family::STEP_UNIFORMS + 1][CHUNK];
-      run.uniforms<Family::STEP_UNIFORMS>(EVALUATION_STEP, step, &env_of[at], &task_row_of[at], count, uniforms);
+      run.uniforms<Family::STEP_UNIFORMS>(EVALUATION_STEP, step, &env_of[at], &task_name_of[at], count, uniforms);
       for (int i = 0; i < count; ++i) actions[i] = best_action(rows[0], at + i, margin_at(step));
       for (int lane = 0; lane < count; lane += L::COUNT) {
         const int lanes = std::min(L::COUNT, count - lane);

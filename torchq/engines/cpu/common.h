@@ -21,6 +21,7 @@ enum Optimizer { SGD, ADAM, ADAMAX };
 struct Args {
   int64_t seeds, groups, tasks, envs, steps, first_step, updates, num_updates, threads;
   const int64_t *run_seeds, *task_index;
+  const int64_t *task_names;       // (tasks): numbers of the tasks in the whole run, by which random numbers are drawn
   const real *parameters;          // (tasks, PARAMETERS)
   void *state[Family::FIELDS];     // (seeds, tasks, envs), each of its own type
   int64_t field_bytes[Family::FIELDS];
@@ -41,6 +42,14 @@ struct Args {
   real gamma;
   real *guide[ALL_MODES];               // factors of the guide, or null: torchq.lowrank.guide
   double margin, margin_end;            // M, and the updates after which nothing is left of it
+  int64_t purpose;                      // of the random numbers of a reset
+  // Shards of tasks, whose gradients are added in a fixed order: torchq.engines.shards.
+  int64_t shards;
+  const int64_t *shard_begins;          // (shards + 1): their first tasks, and the end of the last
+  int64_t shard_tasks;                  // of the largest shard of the whole run
+  int64_t ranks;                        // processes that share the tasks
+  // Gathers what every rank sends, so many bytes each; null where there is one. Not 0: it failed, and all ends.
+  int64_t (*exchange)(const void *sent, void *received, int64_t bytes);
 
   // Updates of each step, and transitions of each task in one.
   int64_t updates_per_step() const { return SWEEPS * updates * (replay_ratio ? replay_ratio : 1); }
@@ -60,7 +69,7 @@ struct Block {
   int64_t rounds, turns, fresh, test_envs;  // fresh: every round begins with states of its own
   const int64_t *test;                  // (rounds): number of the test after each, or -1
   int64_t test_tasks;                   // those of the batch, and others that are tested only
-  const int64_t *test_index;
+  const int64_t *test_index, *test_names;
   double test_margin_end;
   const real *test_parameters;
   void *test_state[Family::FIELDS];     // (tests, seeds, test_tasks, test_envs)
@@ -82,7 +91,8 @@ struct Block {
   Args tested(int64_t round) const {
     Args a = args;
     a.envs = test_envs, a.first_step += (round + 1) * a.steps;
-    a.tasks = test_tasks, a.task_index = test_index, a.parameters = test_parameters;
+    a.tasks = test_tasks, a.task_index = test_index, a.task_names = test_names, a.parameters = test_parameters;
+    a.shards = 1, a.shard_tasks = test_tasks;
     if (TASK_MODES) a.rows[0] = test_tasks;
     a.margin = margin_after(a.num_updates + (round + 1) * turns * a.steps * a.updates_per_step(), a.margin, test_margin_end);
     a.margin_end = INFINITY;
@@ -207,6 +217,7 @@ struct Run {
   // Its first environment in the arguments; the others follow, task by task.
   int64_t begin() const { return (seed * a.tasks + first_task) * a.envs; }
   int64_t task_row(int64_t task) const { return a.task_index[first_task + task]; }
+  int64_t task_name(int64_t task) const { return a.task_names[first_task + task]; }
   const real *parameters(int64_t task) const { return a.parameters + (first_task + task) * Family::PARAMETERS; }
   real weight(int64_t task) const {
     return real(LOSS_SCALE) * (a.task_weights ? a.task_weights[first_task + task] : real(1));

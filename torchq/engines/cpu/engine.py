@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchq.engines import shards
 from torchq.engines.codegen import cpp
 from torchq.engines.codegen.trace import TranslationError, trace_family
 from torchq.engines.contract import Batch, Block, EnvState, LearnerState, Played, Rates, RunState, UnavailableError
-from torchq.engines.cpu import build
+from torchq.engines.cpu import arguments, build
 from torchq.engines.rollout import Rollout
 from torchq.lowrank.guide import aged
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.modes import KINDS
 from torchq.lowrank.optim import Moments
+from torchq.philox import Purpose
+from torchq.ranks import Exchange
 
 _OPTIMIZERS = {"sgd": 0, "adam": 1, "adamax": 2}
-_COUNTS = ("seeds", "groups", "tasks", "envs", "steps", "first_step", "updates", "num_updates", "threads")
 _KINDS = {kind: number for number, kind in enumerate(KINDS)}
 
 
@@ -46,6 +47,7 @@ class CppEngine:
             raise UnavailableError("it needs one action mode")
         if rollout.learner.update_order == "block" and (rollout.learner.task_sizes or rollout.learner.only_tasks):
             raise UnavailableError("blocks of modes need a row per task, and all modes to learn")
+        self.exchange: Exchange | None = None
         self.rollout, self.learner = rollout, rollout.learner
         self._real: Any = ctypes.c_float if rollout.dtype == torch.float32 else ctypes.c_double
         start = rollout.reset(rollout.batch(0), 0)
@@ -55,7 +57,7 @@ class CppEngine:
         except (TranslationError, RuntimeError, OSError) as error:
             raise UnavailableError(str(error).strip().partition("\n")[0]) from error
         self._num_modes = len(self.learner.sizes) + int(bool(self.learner.task_sizes))  # And the one made up of others.
-        self._arguments = _arguments(len(program.field_types), self._num_modes, self._real)
+        self._arguments = arguments.block(len(program.field_types), self._num_modes, self._real)
         assert ctypes.sizeof(self._arguments) == self._library.torchq_size()
 
     def train(self, batch: Batch, state: RunState, rates: Rates, first_step: int, *, updates: bool = True) -> RunState:
@@ -112,7 +114,8 @@ class CppEngine:
             first_step=block.first_round * length, num_updates=int(learner.num_updates), task_weights=weights,
             epsilon=block.rates.epsilon, learning_rate=block.rates.learning_rate, statistics=sums, total=total,
             test_margin_end=self.learner.margin_updates[1], test_tasks=len(tested.task_index),
-            test_index=tested.task_index, test_parameters=tested.parameters,
+            test_index=tested.task_index, test_names=self.rollout.names(tested.task_index),
+            test_parameters=tested.parameters,
             rounds=rounds, turns=block.turns, fresh=int(block.starts is not None), test_envs=total.shape[-1],
             test=block.test, test_state=tests, finite=finite, **changed, **self._replay(state.replay),
         )  # fmt: skip
@@ -122,6 +125,18 @@ class CppEngine:
             ended = [field[:, -1:] for field in ended]  # Of the last turn, (seeds, 1, envs).
         env, after = type(state.env)(*ended), self._learnt(learner, changed, count)
         return Played(after, env, sums, total.to(rollout.dtype), finite.bool().all(-1).all(-1))
+
+    def starts(self, batch: Batch, purpose: Purpose, episodes: list[int], num_envs: int) -> EnvState:
+        """Environments at the start of episodes, as in `BlockEngine`."""
+        rollout, shape = self.rollout, (len(self.rollout.seeds), len(batch.task_index), num_envs)
+        like = rollout.reset(rollout.batch(0), 0)
+        fields = [field.new_zeros(len(episodes), *shape) for field in like]
+        for number, episode in enumerate(episodes):
+            self._call(
+                "torchq_reset", batch, [field[number] for field in fields], factors=[], purpose=int(purpose),
+                first_step=episode * rollout.env.episode_length,
+            )  # fmt: skip
+        return type(like)(*fields)
 
     @property
     def _sweeps_per_step(self) -> int:
@@ -171,29 +186,42 @@ class CppEngine:
         seeds, tasks, envs = fields[0].shape[-3:]
         factors = given["factors"]
         given |= {
-            "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(), "run_seeds": self.rollout.seeds,
-            "task_index": batch.task_index, "parameters": batch.parameters, "state": fields,
+            "seeds": seeds, "tasks": tasks, "envs": envs, "threads": arguments.num_threads(),
+            "run_seeds": self.rollout.seeds, "task_index": batch.task_index,
+            "task_names": self.rollout.names(batch.task_index), "parameters": batch.parameters, "state": fields,
             "factor_groups": [1 if factor is None else factor.shape[1] for factor in factors],
             "rows": [tasks if factor is None else factor.shape[2] for factor in factors],
             "gamma": self.rollout.gamma, "field_bytes": [field.element_size() for field in fields],
-            "target_rate": self.learner.target_rate or 0.0,
+            "target_rate": self.learner.target_rate or 0.0, **self._shards(tasks),
         }  # fmt: skip
+        failed: list[BaseException] = []
+        if self.exchange is not None and function != "torchq_reset":
+            given |= {"ranks": self.rollout.share.ranks, "exchange": arguments.callback(self.exchange, failed)}
         block = self._arguments()  # Begins with the arguments of a single call.
         own = {field[0] for field in block._fields_}
         for name, value in given.items():
-            arguments = block if name in own else block.args
+            given_to = block if name in own else block.args
             if isinstance(value, list) and value:
-                getattr(arguments, name)[: len(value)] = [_address(x) if isinstance(x, Tensor) else x for x in value]
+                getattr(given_to, name)[: len(value)] = [_address(x) if isinstance(x, Tensor) else x for x in value]
             elif not isinstance(value, list):
-                setattr(arguments, name, _address(value) if isinstance(value, Tensor) else value)
+                setattr(given_to, name, _address(value) if isinstance(value, Tensor) else value)
         getattr(self._library, function)(ctypes.byref(block))
+        if failed:
+            raise failed[0]
 
-
-def num_threads() -> int:
-    """All processors that this process may use, or OMP_NUM_THREADS of them where that is a number."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # A list is of nested levels.
-    return int(asked) if asked.isdecimal() and int(asked) else available
+    def _shards(self, num_tasks: int) -> dict[str, Any]:
+        """Arguments about the shards of tasks that play together."""
+        if not self.learner.couples_tasks or num_tasks != self.rollout.num_tasks:
+            return {"shards": 1, "shard_tasks": num_tasks, "ranks": 1}
+        share, again = self.rollout.share, self.rollout.replay.batch if self.rollout.replay else 0
+        if share is None:
+            count = shards.count(num_tasks, self.rollout.num_envs + again)
+            ends, largest = shards.bounds(num_tasks, count), shards.largest(num_tasks, count)
+        else:
+            ends, largest = share.bounds, share.largest
+        return {
+            "shards": len(ends) - 1, "shard_begins": torch.tensor(ends), "shard_tasks": largest, "ranks": 1,
+        }  # fmt: skip
 
 
 def _constants(rollout: Rollout, learner: LowRankQ) -> dict[str, str]:
@@ -213,36 +241,6 @@ def _constants(rollout: Rollout, learner: LowRankQ) -> dict[str, str]:
 
 def _braces(values: Any) -> str:
     return "{" + ",".join(map(str, values)) + "}"
-
-
-def _arguments(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Structure]:
-    """The struct Block of the program, which begins with its struct Args, field by field."""
-    pointer, fields, modes = ctypes.c_void_p, ctypes.c_void_p * num_fields, ctypes.c_void_p * num_modes
-
-    class Args(ctypes.Structure):
-        _fields_ = [
-            *((count, ctypes.c_int64) for count in _COUNTS),
-            ("run_seeds", pointer), ("task_index", pointer), ("parameters", pointer), ("state", fields),
-            ("field_bytes", ctypes.c_int64 * num_fields),
-            ("factors", modes), ("factor_groups", ctypes.c_int64 * num_modes), ("first", modes), ("second", modes),
-            ("rows", ctypes.c_int64 * num_modes),
-            *((name, pointer) for name in ("task_places", "epsilon", "learning_rate", "task_weights", "statistics")),
-            ("total", pointer),
-            *((count, ctypes.c_int64) for count in ("replay_ratio", "replay_batch", "replay_capacity", "slots")),
-            ("replay_recent", ctypes.c_double),
-            ("memory", pointer), ("target", modes), ("target_rate", real), ("gamma", real), ("guide", modes),
-            ("margin", ctypes.c_double), ("margin_end", ctypes.c_double),
-        ]  # fmt: skip
-
-    class Block(ctypes.Structure):
-        _fields_ = [
-            ("args", Args), *((count, ctypes.c_int64) for count in ("rounds", "turns", "fresh", "test_envs")),
-            ("test", pointer), ("test_tasks", ctypes.c_int64), ("test_index", pointer),
-            ("test_margin_end", ctypes.c_double), ("test_parameters", pointer),
-            ("test_state", fields), ("finite", pointer),
-        ]  # fmt: skip
-
-    return Block
 
 
 def _guide_of(learner: LowRankState) -> list[Tensor]:

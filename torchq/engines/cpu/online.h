@@ -191,7 +191,7 @@ struct Online {
 
   int behave(const Run &run, int64_t step, LazyRow **here, int64_t update) {
     uint32_t words[4];
-    const uint32_t env = 0, task = uint32_t(run.task_row(0));
+    const uint32_t env = 0, task = uint32_t(run.task_name(0));
     philox(a.run_seeds[run.seed], a.first_step + step, &env, &task, EXPLORATION, 0, 1, words, words + 1, words + 2,
            words + 3);
     if (uniform(words[0]) < a.epsilon[step]) return random_action(words[1]);
@@ -201,7 +201,7 @@ struct Online {
 
   void train(const Run &run) {
     load(run);
-    const uint32_t env = 0, task = uint32_t(run.task_row(0));
+    const uint32_t env = 0, task = uint32_t(run.task_name(0));
     const real weight = run.weight(0), *parameters = run.parameters(0);
     double rewards = 0, episodes = 0, absolute = 0, squared = 0;
     LazyRow *here[MODES], *next[MODES];

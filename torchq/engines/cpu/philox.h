@@ -1,6 +1,6 @@
 // Philox4x32-10 (Salmon et al. 2011) for many environments at once, and numbers from its words; see torchq.philox.
 
-enum Purpose { EXPLORATION = 1, STEP = 3, AUTORESET = 4, EVALUATION_STEP = 6, REPLAY = 8 };
+enum Purpose { EXPLORATION = 1, RESET = 2, STEP = 3, AUTORESET = 4, EVALUATION_RESET = 5, EVALUATION_STEP = 6, REPLAY = 8 };
 
 static inline void philox_round(uint32_t *c, uint32_t k0, uint32_t k1) {
   const uint64_t p0 = uint64_t(0xD2511F53u) * c[0], p1 = uint64_t(0xCD9E8D57u) * c[2];

@@ -32,6 +32,7 @@ constexpr int BLOCKS = BLOCK_ORDER ? MODES : 1;
 
 // Whether runs, or tasks that share nothing, are shared out between threads, not the batch of one run.
 static bool side_by_side(const Args &a, int64_t tasks) {
+  if (a.exchange) return false;
   return a.seeds * a.groups >= a.threads || tasks * a.per_task() < 4 * CHUNK;
 }
 
@@ -53,13 +54,14 @@ static void train_alone(const Run &run) {
 }
 
 // Few runs with large batches: all threads on one run after the other, a part of its batch each.
-static void train_in_parts(const Args &a) {
+static bool train_in_parts(const Args &a) {
+  bool failed = false;
   constexpr int64_t ROWS = 256;
-  for (int64_t seed = 0; seed < a.seeds; ++seed)
+  for (int64_t seed = 0; seed < a.seeds && !failed; ++seed)
     for (int64_t group = 0; group < a.groups; ++group) {
       Batched p(Run{a, seed, group});
 #pragma omp parallel num_threads(a.threads)
-      for (int64_t step = 0; step < a.steps; ++step) {
+      for (int64_t step = 0; step < a.steps && !p.failed; ++step) {
 #pragma omp for schedule(static)
         for (int64_t part = 0; part < p.parts; ++part) p.act(part, step);
         for (int64_t sweep = 0; sweep < a.updates_per_step(); ++sweep) {
@@ -75,6 +77,13 @@ static void train_in_parts(const Args &a) {
             const Batched::Corrections corrections(p.update_number(step, sweep));
 #pragma omp single
             p.spread();
+            if (a.exchange) {
+#pragma omp for schedule(static)
+              for (int64_t at = 0; at < int64_t(p.sent.size()); ++at) p.sent[at] = p.own_sum(at);
+#pragma omp master
+              p.exchange();
+#pragma omp barrier
+            }
             for (int mode = 0; mode < ALL_MODES; ++mode) {
               if (!p.learns(mode) || (BLOCK_ORDER && mode != block)) continue;
               const int64_t slices = (a.rows[mode] + ROWS - 1) / ROWS;
@@ -93,7 +102,9 @@ static void train_in_parts(const Args &a) {
         }
       }
       p.write_back();
+      failed |= p.failed;
     }
+  return !failed;
 }
 
 // Greedy episodes of all environments of some runs, shared out between threads.
@@ -108,11 +119,39 @@ static void test_all(const Args &a) {
     }
 }
 
-static void train_all(const Args &a) {
+// False if other processes could not be reached.
+static bool train_all(const Args &a) {
   if (!side_by_side(a, a.tasks)) return train_in_parts(a);
 #pragma omp parallel for schedule(dynamic) collapse(2) num_threads(a.threads)
   for (int64_t seed = 0; seed < a.seeds; ++seed)
     for (int64_t group = 0; group < a.groups; ++group) train_alone(Run{a, seed, group});
+  return true;
+}
+
+// Environments at the start of an episode.
+static void reset_all(const Args &a) {
+  const int64_t each = a.tasks * a.envs, chunks = (each + CHUNK - 1) / CHUNK;
+#pragma omp parallel for schedule(static) collapse(2) num_threads(a.threads)
+  for (int64_t seed = 0; seed < a.seeds; ++seed)
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int64_t from = chunk * CHUNK;
+      const int count = int(std::min<int64_t>(CHUNK, each - from));
+      uint32_t env[CHUNK], name[CHUNK];
+      real parameter[Family::PARAMETERS + 1][CHUNK], uniforms[Family::RESET_UNIFORMS + 1][CHUNK];
+      for (int i = 0; i < count; ++i) {
+        const int64_t task = (from + i) / a.envs;
+        env[i] = uint32_t((from + i) % a.envs), name[i] = uint32_t(a.task_names[task]);
+        for (int p = 0; p < Family::PARAMETERS; ++p) parameter[p][i] = a.parameters[task * Family::PARAMETERS + p];
+      }
+      Run{a, seed, 0}.uniforms<Family::RESET_UNIFORMS>(Purpose(a.purpose), 0, env, name, count, uniforms);
+      for (int lane = 0; lane < count; lane += Wide::COUNT) {
+        const int lanes = std::min(Wide::COUNT, count - lane);
+        Wide::r p[Family::PARAMETERS + 1], u[Family::RESET_UNIFORMS + 1];
+        for (int i = 0; i < Family::PARAMETERS; ++i) p[i] = load_lanes<Wide::r>(parameter[i], lane, lanes);
+        for (int i = 0; i < Family::RESET_UNIFORMS; ++i) u[i] = load_lanes<Wide::r>(uniforms[i], lane, lanes);
+        Family::reset<Wide>(p, u).store(a.state, seed * each + from + lane, lanes);
+      }
+    }
 }
 
 // All rounds of one run by one thread, no other of which it need wait for.
@@ -133,16 +172,16 @@ static void play_alone(const Block &b, int64_t seed, int64_t group) {
   }
 }
 
-static void play_all(const Block &b) {
+static bool play_all(const Block &b) {
   const int64_t seeds = b.args.seeds, groups = b.args.groups;
   if (side_by_side(b.args, b.turns > 1 ? 1 : b.args.tasks)) {
 #pragma omp parallel for schedule(dynamic) collapse(2) num_threads(b.args.threads)
     for (int64_t seed = 0; seed < seeds; ++seed)
       for (int64_t group = 0; group < groups; ++group) play_alone(b, seed, group);
-    return;
+    return true;
   }
   for (int64_t round = 0; round < b.rounds; ++round) {
-    train_all(b.turn(round, 0));
+    if (!train_all(b.turn(round, 0))) return false;
     if (b.test[round] < 0) continue;
     const Args test = b.tested(round);
     test_all(test);
@@ -150,6 +189,7 @@ static void play_all(const Block &b) {
       for (int64_t group = 0; group < groups; ++group)
         b.finite[(b.test[round] * seeds + seed) * groups + group] = Run{b.args, seed, group}.finite();
   }
+  return true;
 }
 
 }  // namespace
@@ -157,4 +197,5 @@ static void play_all(const Block &b) {
 extern "C" void torchq_train(const Args *args) { train_all(*args); }
 extern "C" void torchq_greedy(const Args *args) { test_all(*args); }
 extern "C" void torchq_play(const Block *block) { play_all(*block); }
+extern "C" void torchq_reset(const Args *args) { reset_all(*args); }
 extern "C" int64_t torchq_size() { return sizeof(Block); }
