@@ -162,6 +162,10 @@ class Config(BaseModel):
     deterministic: Annotated[
         bool, GRID, _help("Sums in a fixed order on a GPU too, as CPUs always do: the same bytes twice.")
     ] = False  # fmt: skip
+    shard: Annotated[
+        Literal["auto", "seeds", "tasks"], GRID,
+        _help("What the processes of torchrun share out; auto: seeds where these come out even, else tasks."),
+    ] = "auto"  # fmt: skip
     optimal: Annotated[
         bool | None, GRID, _help("Compute the optimum of each task, where it is known; unset: up to 16 tasks.")
     ] = None  # fmt: skip

@@ -56,6 +56,10 @@ class ExternalError(TorchqError):
     """An environment that is not torchq's, or the process that it runs in, failed: the message says which and how."""
 
 
+class RankError(TorchqError):
+    """Another process of the run ended, or does not answer: the message says which."""
+
+
 class MetricsError(TorchqError):
     """The metrics.csv of a run is damaged, or holds nothing to show yet."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,6 +44,17 @@ def unflatten(template: Any, tensors: dict[str, Tensor], prefix: str = "") -> An
         for name, child in zip(names, template, strict=True)
     ]
     return type(template)(*children) if hasattr(template, "_fields") else tuple(children)
+
+
+def mapped(tree: Any, function: Callable[[str, Tensor], Tensor], prefix: str = "") -> Any:
+    """The same nested (named) tuples of what a function makes of each tensor and its dotted name."""
+    if isinstance(tree, Tensor):
+        return function(prefix, tree)
+    names = getattr(tree, "_fields", None) or [str(i) for i in range(len(tree))]
+    children = [
+        mapped(child, function, f"{prefix}.{name}" if prefix else name) for name, child in zip(names, tree, strict=True)
+    ]
+    return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)
 
 
 def select(tree: Any, index: int) -> Any:

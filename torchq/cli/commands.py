@@ -11,6 +11,7 @@ import click
 
 from torchq.cli.signals import ending_in_order, exit_code
 from torchq.errors import Interrupted, TorchqError
+from torchq.ranks import speaks
 
 _ARGUMENTS = {"folder": "RUN", "file": "FILE"}
 """What has no flag."""
@@ -51,8 +52,11 @@ def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ if isinstance(error, click.Abort) else error
         with suppress(OSError):  # The terminal may be gone.
-            click.echo(cause.spelt(flag) if isinstance(cause, Interrupted) else "interrupted", err=True)
+            if speaks():
+                click.echo(cause.spelt(flag) if isinstance(cause, Interrupted) else "interrupted", err=True)
         return exit_code(error)
+    if not speaks():
+        return 2
     line = "error: " + " ".join(message.split())
     click.echo(line.encode(errors="backslashreplace").decode(), err=True)
     return 2

@@ -27,7 +27,7 @@ GROUPS = {
     "Warm start and adaptation": (
         "warm_start", "guide_margin", "guide_samples", "adapt_from", "data", "fit", "grow",
     ),
-    "Engine and device": ("device", "engine", "dtype", "deterministic"),
+    "Engine and device": ("device", "engine", "dtype", "deterministic", "shard"),
     "Run folder": ("out", "resume", "progress", "sweep"),
 }  # fmt: skip
 """Flags by topic, by the names of their parameters."""

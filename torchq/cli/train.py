@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shlex
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from torchq.cli.commands import flag, run_command
 from torchq.cli.flags import options
 from torchq.cli.help import TrainCommand
 from torchq.errors import UsageError, spell
+from torchq.ranks import launched
 from torchq.runs.launch import launch
 from torchq.runs.plotting import named
 
@@ -41,10 +43,14 @@ def _train(
 ) -> None:
     given = {flag: value for flag, value in flags.items() if value not in (None, ())}
     said = "torchq evaluate" if name == "train" else "python evaluate.py"
+    if sweep and launched():
+        raise UsageError("`sweep`: expected none with torchrun; start its runs one by one")
     if sweep:
         _swept(said, sweeps.read(sweep, given, click.get_current_context()), given, out, resume, progress)
         return
     run = launch(given, out, resume=resume, progress=progress, tell=_tell)
+    if launched() and os.environ["RANK"] != "0":
+        return
     click.echo(_study_report(run.summary) if run.is_study else _table(run.summary))
     folder, above = (shlex.quote(str(path)) for path in (run.folder, run.folder.parent))
     click.echo(f"next: {said} {folder}, or tensorboard --logdir {above}")

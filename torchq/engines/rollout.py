@@ -69,6 +69,12 @@ class Environment(Protocol):
         ...
 
 
+def selected(tasks: Tasks, index: Tensor) -> Tasks:
+    """Parameters of some tasks, by their numbers."""
+    fields = {field.name: getattr(tasks, field.name) for field in dataclasses.fields(tasks)}
+    return type(tasks)(**{name: values[index.to(values.device)] for name, values in fields.items()})
+
+
 def _count(tasks: Tasks) -> int:
     return len(getattr(tasks, dataclasses.fields(tasks)[0].name))
 
@@ -137,8 +143,7 @@ class Rollout:
         if task is None:
             return Batch(self.tasks, index, whole=True)
         index = index[task : task + 1]
-        parameters = {field.name: getattr(self.tasks, field.name)[index] for field in dataclasses.fields(self.tasks)}
-        return Batch(type(self.tasks)(**parameters), index, whole=False)
+        return Batch(selected(self.tasks, index), index, whole=False)
 
     def test_batch(self) -> Batch:
         """All tasks that are tested."""

@@ -26,8 +26,6 @@ class TaskShare(NamedTuple):
     """First tasks of its shards, and the end of the last, counted from its own first task."""
     largest: int
     """Tasks of the largest shard of the whole run."""
-    ranks: int
-    """Processes that share the tasks."""
 
 
 def count(num_tasks: int, per_task: int) -> int:

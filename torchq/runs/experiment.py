@@ -25,7 +25,10 @@ from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.modes import Grid, Mode
 from torchq.lowrank.replay import Replay
 from torchq.lowrank.tabular_q import TabularQ
+from torchq.philox import Purpose
+from torchq.ranks import ALONE, Ranks
 from torchq.runs import memory
+from torchq.runs.share import Cut, Share, plan
 from torchq.runs.tasks import KINDS, TaskSet, task_set
 
 CONTRACT = (
@@ -47,6 +50,10 @@ class Experiment:
     task_set: TaskSet
     engine: Engine
     initial_state: RunState
+    share: Share
+    """Which part of the run this rank has."""
+    places: tuple[Tensor, ...] = ()
+    """Where all tasks of the run lie along each task mode; () with a row per task."""
     notes: tuple[str, ...] = ()
     """What the user should know about the choices made, one line each."""
     about_replay: str | None = None
@@ -56,6 +63,16 @@ class Experiment:
     def task_list(self) -> list[Any]:
         """All tasks that are tested, those that learn first."""
         return self.task_set.tasks
+
+    @property
+    def whole(self) -> Cut:
+        """All of the run."""
+        trained, tested = self.task_set.num_trained, len(self.task_list)
+        return Cut((0, self.config.num_seeds), (0, trained), (0, tested - trained))
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        """This rank's part of a tensor of the run's state, by its dotted name."""
+        return self.share.part(name, whole, self.task_set.num_trained, self.rollout.learner)
 
     @property
     def longest_block(self) -> int:
@@ -203,6 +220,7 @@ def prepare(
     warm_start: Callable[[Config, Rollout, Any], Any] | None = None,
     *,
     fit_replay: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Experiment:
     """Build everything of a run in memory, with the engine chosen; writes nothing.
 
@@ -212,6 +230,7 @@ def prepare(
         warm_start: from the cold state of the learner to another, before the engine is tried on it.
         fit_replay: whether the replay capacity may be lowered to what memory allows; not for a run that goes on, which
             must draw from what it would have drawn from.
+        ranks: who shares the run; this one prepares its part.
 
     Raises:
         UsageError: if the configuration contradicts the environment, or the run does not fit in memory.
@@ -226,42 +245,51 @@ def prepare(
     learner = make_learner(config, grid, env, of_run)
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
     free = memory.available(device)
+    if free is not None and device.type == "cpu":
+        free = int(ranks.numbers(free // ranks.local_count).min())
     room = free if free is None or device.type == "cpu" else free // 3  # Graphs keep buffers of their own.
     room = room if fit_replay else None
     learning = config.replace(num_tasks=of_run.num_trained)
-    capacity, about_replay = _capacity(learning, env, len(grid.mode_sizes), room)
+    capacity, about_replay = memory.capacity(learning, env.episode_length, len(grid.mode_sizes), room)
     config = config.replace(replay_capacity=capacity)
     replay = make_replay(config)
-    rollout = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, replay, tested)
+    whole = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, replay, tested)
+    share = plan(config, whole, ranks)
+    rollout = share.local(learner, whole)
     too_large = memory.too_large(config, rollout, free)
 
     in_turns = protocols.takes_turns(config, rollout)
     batch = rollout.batch(0 if in_turns else None)
     cold = cold_state(config, env, learner, of_run, seeds, dtype)
-    nothing = Statistics.zeros(len(seeds), of_run.num_trained, device, dtype)
-    first = warm_start(config, rollout, cold) if warm_start else cold
+    nothing = Statistics.zeros(len(rollout.seeds), rollout.num_tasks, device, dtype)
+    first = warm_start(config, whole, cold) if warm_start else cold
+    places = getattr(first, "task_places", ())
+    first = tree.mapped(first, lambda name, part: share.part(name, part, whole.num_tasks, learner), "learner")
     stored = rollout.empty_memory(memory.replay_slots(config, env.episode_length))
     state = RunState(first, rollout.reset(batch, 0), nothing, stored)
     if (count := env.observe(state.env).shape[-1]) != len(env.grid_low):
         came = f"{type(env).__name__} observes {count}, and has a grid of {len(env.grid_low)}"
         raise UsageError(f"`env`: expected a dimension of the grid for each number of the observation, but {came}")
     num_steps = config.episodes * env.episode_length * (of_run.num_trained if in_turns else 1)
-    engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
+    with ranks.one_before_the_others():
+        engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
+    _connect(engine, share, learner)
+    if made := getattr(engine, "starts", None):
+        state = state._replace(env=type(state.env)(*(x[0] for x in made(batch, Purpose.RESET, [0], config.num_envs))))
     notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
     config = config.replace(engine=engine.name)
-    return Experiment(config, rollout, of_run, engine, state, notes, about_replay)
+    return Experiment(config, rollout, of_run, engine, state, share, places, notes, about_replay)
 
 
-def _capacity(config: Config, env: Environment, num_modes: int, free: int | None) -> tuple[int, str | None]:
-    """The replay capacity that memory allows, and what the user should know about it."""
-    if config.replay_ratio == 0:
-        return config.replay_capacity, None
-    capacity = memory.affordable_capacity(config, num_modes, env.episode_length, free)
-    kept = f"the latest {config.replay_recent:.0%} of each task's, at most {capacity:,}"
-    if capacity < config.replay_capacity:
-        kept += f", not {config.replay_capacity:,}: that is what memory allows"
-    config = config.replace(replay_capacity=capacity)
-    size = memory.shown(memory.replay_bytes(config, num_modes, env.episode_length))
-    updates = f"{config.replay_ratio} update{'s' if config.replay_ratio > 1 else ''} a step"
-    drawn = f"{config.num_envs} new and {config.replay_batch} stored transitions of each task"
-    return capacity, f"replay: {updates}, from {drawn}, drawn from {kept} ({size})"
+def _connect(engine: Engine, share: Share, learner: Learner) -> None:
+    """Have an engine add up what all ranks learn, where they share tasks that learn from each other.
+
+    Raises:
+        UsageError: if it cannot.
+    """
+    if share.by != "tasks" or not learner.couples_tasks:
+        return
+    if not hasattr(engine, "exchange"):
+        raise UsageError(f"`engine`: expected fused on a CPU, whose ranks share tasks, got {engine.name}; "
+                         "or share seeds: `shard=seeds`")  # fmt: skip
+    engine.exchange = share.ranks

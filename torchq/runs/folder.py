@@ -41,7 +41,7 @@ def default_env(algo: str) -> str:
 def resumed_config(out: Path | None, given: Mapping[str, Any]) -> Config:
     """Configuration of the run in a folder, with which all that is given must agree.
 
-    Two may differ: the device, and the number of episodes if there are more of them.
+    Three may differ: the device, what ranks share out, and the number of episodes if there are more of them.
 
     Raises:
         UsageError: if there is no run in the folder, it cannot be read, or an argument contradicts it.
@@ -59,8 +59,8 @@ def resumed_config(out: Path | None, given: Mapping[str, Any]) -> Config:
         stored, value = getattr(config, name), getattr(wanted, name)
         if name == "episodes" and value > stored:
             config = _extended(config, value)
-        elif name == "device":
-            config = config.replace(device=value)
+        elif name in ("device", "shard"):
+            config = config.replace(**{name: value})
         elif value != stored and value != "auto":
             came = f"expected {_shown(stored)}, as in the run to continue, got {_shown(value)}; leave it out"
             raise UsageError(f"`{name}`: {came}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torchq import families
 from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config, scope
 from torchq.engines import torch_settings
 from torchq.errors import ExternalError, Interrupted, UsageError, keyword, spell
-from torchq.runs import training
+from torchq.ranks import Ranks, join, launched, restarted
+from torchq.runs import positions, training
 from torchq.runs.adaptation import about, adapted_config, start_adapted
 from torchq.runs.config_files import read_settings
 from torchq.runs.env_specs import family_for, read_options, read_ranges, read_vary
@@ -90,8 +92,26 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
         TorchqError: see `train`.
         Interrupted: on Ctrl-C.
     """
+    ranks = join()
+    tell = tell if ranks.index == 0 else _nothing_told
+    with torch_settings.threads_kept(), ranks.signals_kept():
+        resume, config = ranks.first(lambda: _configured(given, out, resume, tell))
+        family = _family(config)[1]
+        if config.algo in QUADRATIC_ALGOS:
+            return Run(_study(config, family, out, resume, progress, tell))
+        return Run(_learner(config, family, out, resume, progress, tell, ranks))
+
+
+def _nothing_told(text: str, level: int) -> None: ...
+
+
+def _configured(given: Mapping[str, Any], out: Path | None, resume: bool, tell: Tell) -> tuple[bool, Config]:
+    """Whether a run goes on, and the configuration of it."""
     if "config" in given and resume:
         raise UsageError("`config`: expected none with `resume`, which goes on with the run's own")
+    if out is None and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and launched():
+        raise UsageError("`out`: expected a folder with restarts by torchrun, which go on with the run in it")
+    resume = resume or bool(restarted() and out and (out / CONFIG).exists())
     given = _in_full(_with_file(given), out if resume else None)
     searches = given.get("rank") == "auto"
     if searches:
@@ -100,12 +120,10 @@ def launch(given: Mapping[str, Any], out: Path | None, *, resume: bool, progress
         config = resumed_config(out, given)
     else:
         config = adapted_config(given) if "adapt_from" in given else new_config(out, given)
+    if config.algo in QUADRATIC_ALGOS and launched():
+        raise UsageError(f"`algo`: {config.algo} uses all processors by itself; start it without torchrun")
     config, family = _family(config)
-    if searches and not resume:
-        config = _with_rank(config, family, tell)
-    start = _study if config.algo in QUADRATIC_ALGOS else _learner
-    with torch_settings.threads_kept():
-        return Run(start(config, family, out, resume, progress, tell))
+    return resume, _with_rank(config, family, tell) if searches and not resume else config
 
 
 def checked(given: Mapping[str, Any]) -> Config:
@@ -183,18 +201,24 @@ def _family(config: Config) -> tuple[Config, Any]:
     return config, family
 
 
-def _learner(config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell) -> Path:
+def _learner(
+    config: Config, family: Any, out: Path | None, resume: bool, progress: bool | None, tell: Tell, ranks: Ranks
+) -> Path:
     """A learner on a grid."""
     going_on, asked = bool(resume and out and (out / "checkpoint").exists()), config.replay_capacity
     if config.warm_start and not going_on:
         config = informed(config, family)
-    experiment = _prepare(config, family, new=not going_on)
+    experiment = _prepare(config, family, ranks, new=not going_on)
     config = experiment.config
-    with claim(out, config, resume=resume) as folder:
-        start = training.load(experiment, folder) if resume else None
-        write_config(folder, config)
+    with claim(out, config, resume=resume) if ranks.index == 0 else nullcontext() as claimed:
+        folder = ranks.first(lambda: claimed)
+        assert folder is not None
+        start = positions.load(experiment, folder) if resume else None
+        if ranks.index == 0:
+            write_config(folder, config)
         size = f"{config.num_seeds} seeds, {len(experiment.task_list)} tasks, num_envs {config.num_envs}"
-        where = f"{config.device}, engine {config.engine} -> {folder}"
+        shared = f", {experiment.share.by} shared by {ranks.count} ranks" if ranks.count > 1 else ""
+        where = f"{config.device}, engine {config.engine}{shared} -> {folder}"
         tell(f"{config.algo} on {config.env}: {size}; {where}", logging.INFO)
         if experiment.about_replay:
             tell(experiment.about_replay, logging.WARNING if config.replay_capacity < asked else logging.INFO)
@@ -253,7 +277,7 @@ def _interruptible(folder: Path) -> Iterator[None]:
         raise Interrupted(f"interrupted; go on with: `resume=True` `out={folder}`") from error
 
 
-def _prepare(config: Config, family: Any, *, new: bool) -> Experiment:
+def _prepare(config: Config, family: Any, ranks: Ranks, *, new: bool) -> Experiment:
     """The experiment of a configuration, with CPU threads to suit it.
 
     Raises:
@@ -261,7 +285,7 @@ def _prepare(config: Config, family: Any, *, new: bool) -> Experiment:
     """
     try:
         start = start_adapted if config.adapt_from else start_low_rank if config.warm_start else None
-        experiment = prepare(config, family, start if new else None, fit_replay=new)
+        experiment = prepare(config, family, start if new else None, fit_replay=new, ranks=ranks)
     except (MemoryError, OverflowError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, RuntimeError) and "memory" not in reason:

@@ -170,6 +170,21 @@ def _advice(config: Config, rollout: Rollout, need: Need, free: int) -> str | No
     return f"`num_tasks`, `rank`: expected a run that fits in memory, but {came}; {advice}"
 
 
+def capacity(config: Config, episode_length: int, num_modes: int, free: int | None) -> tuple[int, str | None]:
+    """The replay capacity that memory allows, and what the user should know about it."""
+    if config.replay_ratio == 0:
+        return config.replay_capacity, None
+    most = affordable_capacity(config, num_modes, episode_length, free)
+    kept = f"the latest {config.replay_recent:.0%} of each task's, at most {most:,}"
+    if most < config.replay_capacity:
+        kept += f", not {config.replay_capacity:,}: that is what memory allows"
+    config = config.replace(replay_capacity=most)
+    size = shown(replay_bytes(config, num_modes, episode_length))
+    updates = f"{config.replay_ratio} update{'s' if config.replay_ratio > 1 else ''} a step"
+    drawn = f"{config.num_envs} new and {config.replay_batch} stored transitions of each task"
+    return most, f"replay: {updates}, from {drawn}, drawn from {kept} ({size})"
+
+
 def shown(count: int) -> str:
     """Bytes as people read them."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**28 else f"{count / 2**20:,.1f} MiB"

@@ -23,10 +23,10 @@ from torchq.errors import CheckpointError
 from torchq.quadratic.forms import Quadratic
 from torchq.runs.folder import SUMMARY
 from torchq.runs.metrics import METRICS, TensorBoard
+from torchq.runs.recorder import MAX_TASKS_ON_BOARD
 from torchq.runs.study import Case, Outcome, Row, make_case, run_seed
 from torchq.runs.study_results import COLUMNS, by_samples, events, plot_study, quartiles, read_rows
 from torchq.runs.tasks import task_list
-from torchq.runs.training import MAX_TASKS_ON_BOARD
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0

@@ -30,10 +30,18 @@ class Segment(NamedTuple):
     sha256: str
     """Digest of the file."""
 
-    @property
-    def name(self) -> str:
-        """Of the file."""
-        return f"replay-{self.first:012d}-{self.end:012d}.safetensors"
+    def name(self, which: str) -> str:
+        """Of the file, of a run or of one process's part of it."""
+        return f"replay-{self.first:012d}-{self.end:012d}{which and '-' + which}.safetensors"
+
+
+class Overlap(NamedTuple):
+    """What of the transitions in a log a memory has room for."""
+
+    shape: tuple[int, int]
+    """Seeds and tasks of the log."""
+    seeds: slice
+    tasks: slice
 
 
 class ReplayLog:
@@ -43,13 +51,14 @@ class ReplayLog:
         folder: the `checkpoint/` folder of the run.
         capacity: the latest transitions of each task that are drawn from.
         listed: segments as a checkpoint lists them.
+        which: part of the run that they are of, such as "0of4"; "" of all of it.
 
     Raises:
         CheckpointError: if they are no list of segments.
     """
 
-    def __init__(self, folder: Path, capacity: int, listed: Any = ()) -> None:
-        self._folder, self._capacity = folder, capacity
+    def __init__(self, folder: Path, capacity: int, listed: Any = (), which: str = "") -> None:
+        self._folder, self._capacity, self._which = folder, capacity, which
         try:
             self._segments = [Segment(int(first), int(end), str(digest)) for first, end, digest in listed]
         except (TypeError, ValueError) as error:
@@ -69,28 +78,32 @@ class ReplayLog:
             content = save({"transitions": memory.index_select(2, slots).cpu().contiguous()})
             segment = Segment(first, count, hashlib.sha256(content).hexdigest())
             self._folder.mkdir(exist_ok=True)
-            write_atomically(self._folder / segment.name, content)
+            write_atomically(self._folder / segment.name(self._which), content)
             self._segments.append(segment)
         self._segments = [segment for segment in self._segments if segment.end > oldest]
         return list(self._segments)
 
-    def clean(self) -> None:
-        """Remove the files that are not listed, once a checkpoint says so."""
-        names = {segment.name for segment in self._segments}
-        for path in self._folder.glob("*replay-*.safetensors*"):
-            if path.name not in names:
-                path.unlink()
+    @property
+    def names(self) -> set[str]:
+        """Of the files that are listed."""
+        return {segment.name(self._which) for segment in self._segments}
 
-    def restore(self, memory: Tensor, count: int) -> None:
+    def restore(self, memory: Tensor, count: int, overlap: Overlap | None = None) -> None:
         """Write the transitions that can be drawn after `count` of them into a memory.
+
+        Args:
+            memory: (seeds, tasks, slots, width).
+            count: transitions of each task so far.
+            overlap: which of the log's seeds and tasks they are; None: all of them.
 
         Raises:
             CheckpointError: if some are missing or damaged.
         """
         oldest = max(0, count - self._capacity)
         known = oldest
+        overlap = overlap or Overlap((memory.shape[0], memory.shape[1]), slice(None), slice(None))
         for segment in self._segments:
-            transitions = self._read(segment, memory)
+            transitions = self._read(segment, memory, overlap.shape)[overlap.seeds, overlap.tasks]
             if segment.first > known or segment.end > count:
                 break
             slots = torch.arange(segment.first, segment.end, device=memory.device)[-memory.shape[2] :] % memory.shape[2]
@@ -102,8 +115,8 @@ class ReplayLog:
                 "start a new run"
             )
 
-    def _read(self, segment: Segment, memory: Tensor) -> Tensor:
-        path = self._folder / segment.name
+    def _read(self, segment: Segment, memory: Tensor, shape: tuple[int, int]) -> Tensor:
+        path = self._folder / segment.name(self._which)
         try:
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() != segment.sha256:
@@ -111,8 +124,15 @@ class ReplayLog:
             transitions = load(content)["transitions"]
         except (OSError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"checkpoint: {path} is missing or corrupted ({error}); start a new run") from error
-        expected = (*memory.shape[:2], segment.end - segment.first, memory.shape[3])
+        expected = (*shape, segment.end - segment.first, memory.shape[3])
         if transitions.shape != expected or transitions.dtype != memory.dtype:
             came = f"{tuple(transitions.shape)} {transitions.dtype}"
             raise CheckpointError(f"checkpoint: expected transitions {expected} {memory.dtype} in {path}, got {came}")
         return transitions
+
+
+def clean(folder: Path, names: set[str]) -> None:
+    """Remove the files that no log lists, once a checkpoint says so."""
+    for path in folder.glob("*replay-*.safetensors*"):
+        if path.name not in names:
+            path.unlink(missing_ok=True)

@@ -52,8 +52,10 @@ def callback(exchange: Exchange, failed: list[BaseException]) -> Any:
     def call(sent: int, received: int, size: int) -> int:
         try:
             ours, all_of_them = ((ctypes.c_uint8 * count).from_address(at) for at, count in
-                                 ((sent, size), (received, size * exchange.ranks)))  # fmt: skip
-            exchange(torch.frombuffer(ours, dtype=torch.uint8), torch.frombuffer(all_of_them, dtype=torch.uint8))
+                                 ((sent, size), (received, size * exchange.count)))  # fmt: skip
+            exchange.exchange(
+                torch.frombuffer(ours, dtype=torch.uint8), torch.frombuffer(all_of_them, dtype=torch.uint8)
+            )
         except BaseException as error:  # Nothing can pass through the program but a number.
             failed.append(error)
             return 1

@@ -196,7 +196,7 @@ class CppEngine:
         }  # fmt: skip
         failed: list[BaseException] = []
         if self.exchange is not None and function != "torchq_reset":
-            given |= {"ranks": self.rollout.share.ranks, "exchange": arguments.callback(self.exchange, failed)}
+            given |= {"ranks": self.exchange.count, "exchange": arguments.callback(self.exchange, failed)}
         block = self._arguments()  # Begins with the arguments of a single call.
         own = {field[0] for field in block._fields_}
         for name, value in given.items():
