@@ -228,17 +228,40 @@ def join() -> Ranks:
     store = None
     try:
         if not dist.is_initialized():
-            wait = timedelta(seconds=seconds)
-            store, _, _ = next(dist.rendezvous("env://", index, count, timeout=wait))
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            store = dist.PrefixStore("torchq", store)
-            dist.init_process_group(backend, store=store, rank=index, world_size=count, timeout=wait)
+            with _signals_at_once():
+                store = _meet(index, count, seconds)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise RankError(f"rank {index} of {count}: the others did not come together ({reason})") from error
     _joined = Ranks(index, count, *local, store, seconds)
     atexit.register(_leave)
     return _joined
+
+
+def _meet(index: int, count: int, seconds: float) -> Any:
+    """Connect with the others; the store where they leave notes."""
+    wait, attempt = timedelta(seconds=seconds), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, _, _ = next(dist.rendezvous("env://", index, count, timeout=wait))
+    store = dist.PrefixStore(f"torchq/{attempt}", store)  # What ranks that have ended left there is another's.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=index, world_size=count, timeout=wait)
+    return store
+
+
+@contextmanager
+def _signals_at_once() -> Iterator[None]:
+    """Let signals end the process while it waits for others: there is nothing to keep yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number in (n for n in _SIGNALS if before[n] is not signal.SIG_IGN):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 def _leave() -> None:

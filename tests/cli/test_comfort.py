@@ -62,7 +62,7 @@ def test_a_run_ends_with_what_to_type_next(tmp_path):
 
 
 def test_a_pipe_gets_lines_of_progress(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchq.runs.training.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("torchq.runs.recorder.LINE_SECONDS", 0.0)
     quick = (
         "--algo",
         "stlrq",

@@ -69,7 +69,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
     def interrupt(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torchq.runs.training.MetricsFile, "append", interrupt)
+    monkeypatch.setattr(torchq.runs.recorder.MetricsFile, "append", interrupt)
     with pytest.raises(KeyboardInterrupt) as stopped:
         torchq.train(algo="stlrq", out=tmp_path / "run", **SMALL)
     assert str(stopped.value) == f"interrupted; go on with: resume=True out={tmp_path / 'run'}"

@@ -49,8 +49,9 @@ def build(rollout: Rollout, name: str) -> Engine:
 
 
 def select(
-    asked: str, rollout: Rollout, batch: Batch, state: RunState, num_steps: int, too_large: Mapping[str, str]
-) -> Selection:
+    asked: str, rollout: Rollout, batch: Batch, state: RunState, num_steps: int, too_large: Mapping[str, str],
+    whole: Rollout | None = None,
+) -> Selection:  # fmt: skip
     """The engine asked for; with "auto" eager mode for short runs, else the first that works of the faster ones.
 
     Args:
@@ -60,6 +61,7 @@ def select(
         state: at the start, for this batch.
         num_steps: steps of the run.
         too_large: engines that need more memory than there is, and what to do about it.
+        whole: of the whole run, where this is a part of it: all parts choose alike.
 
     Raises:
         UsageError: if the engine asked for does not work.
@@ -69,7 +71,7 @@ def select(
     if isinstance(rollout.env, ExternalEnvironment):
         return _outside(asked, rollout, batch, num_steps)
     if asked == "auto":
-        seconds = _eager_seconds(rollout, batch, num_steps)
+        seconds = _eager_seconds(whole or rollout, batch, num_steps)
         names = (*(name for name in faster if seconds > _SECONDS_WORTH[name]), "eager")
         if names == ("eager",) and "eager" in too_large:
             names = (*faster, "eager")
@@ -108,7 +110,8 @@ def _outside(asked: str, rollout: Rollout, batch: Batch, num_steps: int) -> Sele
 def _numbers_of_a_step(rollout: Rollout, batch: Batch) -> int:
     """Size of the largest product of a step in eager mode: a row for each action of each transition."""
     again = rollout.replay.batch if rollout.replay else 0
-    transitions = len(rollout.seeds) * len(batch.task_index) * (rollout.num_envs + again)
+    tasks = rollout.num_tasks if batch.whole else 1
+    transitions = len(rollout.seeds) * tasks * (rollout.num_envs + again)
     return transitions * rollout.env.num_actions * getattr(rollout.learner, "rank", 1)
 
 

@@ -84,6 +84,15 @@ def khatri_rao(factors: Sequence[Float[Tensor, "*batch _ rank"]]) -> Float[Tenso
     return reduce(lambda left, right: (left.unsqueeze(-2) * right.unsqueeze(-3)).flatten(-3, -2), factors)
 
 
+def unravel(index: Int[Tensor, "*batch"], sizes: Sequence[int]) -> list[Tensor]:
+    """Rows along several modes, from those of the mode that they flatten to, the last fastest; see `khatri_rao`."""
+    rows = []
+    for size in reversed(sizes[1:]):
+        rows.append(index % size)
+        index = index // size
+    return [index, *reversed(rows)]
+
+
 def fibre(
     weights: Float[Tensor, "seeds tasks envs rank"], factor: Float[Tensor, "seeds groups size rank"]
 ) -> Float[Tensor, "seeds tasks envs size"]:

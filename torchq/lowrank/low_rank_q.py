@@ -15,6 +15,7 @@ from torchq.lowrank import cp, optim, snapshots, task_modes, td
 from torchq.lowrank.guide import aged, guided
 from torchq.lowrank.low_rank_state import LowRankState, constant, normal_factor
 from torchq.lowrank.qtensor import QTensor
+from torchq.lowrank.shard_sums import ShardSums
 from torchq.lowrank.transitions import Transition
 
 Sharing = Literal["stlrq", "lrq", "clrq"]
@@ -52,6 +53,7 @@ class LowRankQ:
         target_rate: τ in (0, 1]: targets are those of a target tensor Q̄ = [[F̄]] whose factors follow,
             F̄ ← F̄ + τ (F − F̄) after each sweep (Polyak steps; Lillicrap et al. 2016, alg. 1, for networks). The greedy
             policy that is tested is that of Q̄. None: there is none. Differs from the paper, which has none.
+        sums: how gradients add up where other processes hold other tasks of the run; None: this one has all.
 
     Raises:
         ValueError: if an argument is none of these.
@@ -74,16 +76,19 @@ class LowRankQ:
     only_tasks: bool = False
     margin: float = 0.0
     margin_updates: tuple[float, float] = (1.0, 1.0)
+    sums: ShardSums | None = None
 
     def __post_init__(self) -> None:
-        if self.sharing not in ("stlrq", "lrq", "clrq"):
-            raise ValueError(f"sharing: expected stlrq, lrq or clrq, got {self.sharing!r}")
         if self.rank < 1 or self.num_tasks < 1:
             raise ValueError(f"rank, num_tasks: expected at least 1, got {self.rank} and {self.num_tasks}")
-        if self.optimizer not in optim.OPTIMIZERS:
-            raise ValueError(f"optimizer: expected one of {', '.join(optim.OPTIMIZERS)}, got {self.optimizer!r}")
-        if self.update_order not in ("joint", "block"):
-            raise ValueError(f"update_order: expected joint or block, got {self.update_order!r}")
+        known = {
+            "sharing": ("stlrq", "lrq", "clrq"),
+            "optimizer": tuple(optim.OPTIMIZERS),
+            "update_order": ("joint", "block"),
+        }
+        for name, names in known.items():
+            if getattr(self, name) not in names:
+                raise ValueError(f"{name}: expected one of {', '.join(names)}, got {getattr(self, name)!r}")
         if not self.state_sizes or not self.action_sizes or min(*self.state_sizes, *self.action_sizes) < 1:
             raise ValueError(
                 f"state_sizes, action_sizes: expected sizes of at least 1, got {self.state_sizes}, {self.action_sizes}"
@@ -226,7 +231,7 @@ class LowRankQ:
         modes: tuple[int, ...],
     ) -> tuple[LowRankState, Tensor]:
         """One optimiser step on some of the factors, all with the same error."""
-        indices = (*transition.state_index, *self._action_indices(transition.action))
+        indices = (*transition.state_index, *cp.unravel(transition.action, self.action_sizes))
         rows = self._rows(state, state.factors, indices, task)
         next_values = self._action_values(state, state.target or state.factors, transition.next_state_index, task)
         error = td.td_error(cp.entry(rows), transition.reward, transition.discount, next_values)
@@ -276,22 +281,21 @@ class LowRankQ:
         """Gradient of one whole factor from the gradients of the visited rows."""
         if mode >= self.num_task_modes:
             index = indices[mode - self.num_task_modes]
-            return cp.accumulate_rows(values, index, self.sizes[mode], self.groups)
+            return self._row_sums(values, index, mode)
         by_task = values.sum(2).unsqueeze(1)  # (seeds, 1, tasks, rank)
         if state.task_places:
             place = self._places(state, task)[mode].view(1, -1, 1)
-            return cp.accumulate_rows(by_task.squeeze(1).unsqueeze(2), place, self.sizes[mode], 1)
+            return self._row_sums(by_task.squeeze(1).unsqueeze(2), place, mode)
         if task is None:
             return by_task
         visited = torch.arange(self.num_tasks, device=values.device) == task
         return torch.where(visited.unsqueeze(-1), by_task, 0.0)
 
-    def _action_indices(self, action: Tensor) -> list[Tensor]:
-        indices = []
-        for size in reversed(self.action_sizes[1:]):
-            indices.append(action % size)
-            action = action // size
-        return [action, *reversed(indices)]
+    def _row_sums(self, values: Tensor, index: Tensor, mode: int) -> Tensor:
+        size = self.sizes[mode]
+        return (
+            self.sums.rows(values, index, size) if self.sums else cp.accumulate_rows(values, index, size, self.groups)
+        )
 
     def _weigh(self, error: Tensor, task: Tensor | None) -> Tensor:
         if self.task_weights:

@@ -28,7 +28,7 @@ from torchq.lowrank.tabular_q import TabularQ
 from torchq.philox import Purpose
 from torchq.ranks import ALONE, Ranks
 from torchq.runs import memory
-from torchq.runs.share import Cut, Share, plan
+from torchq.runs.share import TOGETHER, Cut, Share, connected, plan
 from torchq.runs.tasks import KINDS, TaskSet, task_set
 
 CONTRACT = (
@@ -272,24 +272,14 @@ def prepare(
         raise UsageError(f"`env`: expected a dimension of the grid for each number of the observation, but {came}")
     num_steps = config.episodes * env.episode_length * (of_run.num_trained if in_turns else 1)
     with ranks.one_before_the_others():
-        engine, passed_over = select(config.engine, rollout, batch, state, num_steps, too_large)
-    _connect(engine, share, learner)
+        together = share.by == "tasks" and learner.couples_tasks
+        asked = TOGETHER[device.type] if together and config.engine == "auto" else config.engine
+        engine, passed_over = select(asked, rollout, batch, state, num_steps, too_large, whole)
+    if together:
+        engine = connected(engine, rollout, share.ranks)
+        rollout = engine.rollout
     if made := getattr(engine, "starts", None):
         state = state._replace(env=type(state.env)(*(x[0] for x in made(batch, Purpose.RESET, [0], config.num_envs))))
     notes = tuple(f"engine {name} passed over: {reason}" for name, reason in passed_over.items())
     config = config.replace(engine=engine.name)
     return Experiment(config, rollout, of_run, engine, state, share, places, notes, about_replay)
-
-
-def _connect(engine: Engine, share: Share, learner: Learner) -> None:
-    """Have an engine add up what all ranks learn, where they share tasks that learn from each other.
-
-    Raises:
-        UsageError: if it cannot.
-    """
-    if share.by != "tasks" or not learner.couples_tasks:
-        return
-    if not hasattr(engine, "exchange"):
-        raise UsageError(f"`engine`: expected fused on a CPU, whose ranks share tasks, got {engine.name}; "
-                         "or share seeds: `shard=seeds`")  # fmt: skip
-    engine.exchange = share.ranks

@@ -11,15 +11,22 @@ from torch import Tensor
 from torchq.config import Config
 from torchq.engines import shards
 from torchq.engines.contract import Evaluation, Statistics
+from torchq.engines.eager import Stepwise
 from torchq.engines.external import ExternalEnvironment
+from torchq.engines.graph import GraphEngine
 from torchq.engines.rollout import Rollout, selected
 from torchq.engines.shards import TaskShare
 from torchq.errors import UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.lowrank.shard_sums import ShardSums
 from torchq.ranks import ALONE, Ranks
 from torchq.runs.replay_log import Overlap
 
 By = Literal["whole", "seeds", "tasks"]
+
+
+TOGETHER = {"cpu": "fused", "cuda": "graph", "meta": "eager"}
+"""Engines whose ranks share tasks, by device."""
 
 
 class Cut(NamedTuple):
@@ -206,3 +213,20 @@ def _refused(config: Config, rollout: Rollout, count: int) -> str | None:
         )
         return f"`num_tasks`: expected tasks for {count} ranks, but {most} (128 transitions an update each){hint}"
     return None
+
+
+def connected(engine: Any, rollout: Rollout, ranks: Ranks) -> Any:
+    """An engine that adds up what all ranks learn.
+
+    Raises:
+        UsageError: if it cannot.
+    """
+    if hasattr(engine, "exchange"):
+        engine.exchange = ranks
+        return engine
+    if engine.name not in ("eager", "graph") or rollout.share is None:
+        expected = "auto, eager, graph on a GPU or fused on a CPU where ranks share tasks"
+        raise UsageError(f"`engine`: expected {expected}, got {engine.name}; or share seeds: `shard=seeds`")
+    learner = dataclasses.replace(rollout.learner, sums=ShardSums(rollout.share.bounds, ranks))  # type: ignore[type-var]
+    rollout = dataclasses.replace(rollout, learner=learner)
+    return GraphEngine(rollout, Stepwise(rollout)) if engine.name == "graph" else Stepwise(rollout)

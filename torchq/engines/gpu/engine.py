@@ -46,6 +46,8 @@ def _checked(rollout: Rollout) -> LowRankQ:
         UnavailableError: if they cannot.
     """
     learner, device = rollout.learner, rollout.device.type
+    if rollout.share is not None:
+        raise UnavailableError("its tasks are shared by ranks")
     if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise UnavailableError(f"Triton needs a GPU, got {device}")
     if importlib.util.find_spec("triton") is None:
