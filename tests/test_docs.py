@@ -104,7 +104,13 @@ def flags_of(command):
 def test_flags_exist():
     """Of torchq's commands; of others in the line that gives them, read from the source of a script."""
     known = set.union(*(flags_of(command) for command in COMMANDS.values())) | {"--help"}
-    own = {"pip": {"--no-deps"}, "ruff": {"--check"}, "mkdocs": {"--strict"}, "tensorboard": {"--logdir"}}
+    own = {
+        "torchrun": {"--nproc-per-node", "--standalone", "--max-restarts"},
+        "pip": {"--no-deps"},
+        "ruff": {"--check"},
+        "mkdocs": {"--strict"},
+        "tensorboard": {"--logdir"},
+    }
     scripts = {}
     for line in TYPED:
         given = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", line))

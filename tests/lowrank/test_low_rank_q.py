@@ -160,12 +160,12 @@ def test_the_lookup_of_one_task_is_its_column_between_rows_too(generator):
     ("options", "message"),
     [
         ({"target_rate": 0.0}, "target_rate: expected a number above 0 and at most 1, got 0.0"),
-        ({"sharing": "dqn"}, "sharing: expected stlrq, lrq or clrq, got 'dqn'"),
+        ({"sharing": "dqn"}, "sharing: expected one of stlrq, lrq, clrq, got 'dqn'"),
         ({"rank": 0}, "rank, num_tasks: expected at least 1, got 0 and 3"),
         ({"state_sizes": ()}, "state_sizes, action_sizes: expected sizes of at least 1"),
         ({"num_sweeps": 0}, "num_sweeps: expected at least 1, got 0"),
         ({"optimizer": "lion"}, "optimizer: expected one of sgd, adam, adamax, got 'lion'"),
-        ({"update_order": "both"}, "update_order: expected joint or block, got 'both'"),
+        ({"update_order": "both"}, "update_order: expected one of joint, block, got 'both'"),
         ({"task_weights": (1.0,)}, "task_weights: expected 3 weights, got 1"),
     ],
 )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -81,11 +81,7 @@ class LowRankQ:
     def __post_init__(self) -> None:
         if self.rank < 1 or self.num_tasks < 1:
             raise ValueError(f"rank, num_tasks: expected at least 1, got {self.rank} and {self.num_tasks}")
-        known = {
-            "sharing": ("stlrq", "lrq", "clrq"),
-            "optimizer": tuple(optim.OPTIMIZERS),
-            "update_order": ("joint", "block"),
-        }
+        known = {"sharing": get_args(Sharing), "optimizer": optim.OPTIMIZERS, "update_order": ("joint", "block")}
         for name, names in known.items():
             if getattr(self, name) not in names:
                 raise ValueError(f"{name}: expected one of {', '.join(names)}, got {getattr(self, name)!r}")
