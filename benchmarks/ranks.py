@@ -115,7 +115,7 @@ def projected(size: int) -> list[str]:
     lines.append("")
     lines.append(
         f"Assumed: the rate of one H200 with 65,536 tasks of 16 environments (3.0 G transitions/s, {step * 1e6:.0f} µs "
-        f"a step); an all-gather of {size:,} bytes takes 25 µs among 8 GPUs of one machine and 60 µs among 64 of eight, "
+        f"a step); an all-gather of {size:,} bytes takes 25 µs among 8 GPUs of a machine and 60 µs among 64 of eight, "
         "which was not measured; nothing of it is hidden behind other work."
     )
     return lines
