@@ -149,6 +149,10 @@ class Config(BaseModel):
     lrq_convention: Annotated[Convention, CONVENTION, _help("How preset paper runs lrq.")] = "paper"
     eval_every: Annotated[Count, GRID, _help("Episodes between evaluations.")] = 1
     eval_episodes: Annotated[Many, GRID, _help("Greedy test episodes per evaluation, run and task.")] = 1
+    eval_tasks: Annotated[
+        int | None, Field(ge=1, le=1000), GRID,
+        _help("Tasks that are tested, a sample; unset: all up to 1,000, of more 256. As many of those held out."),
+    ] = None  # fmt: skip
     dtype: Annotated[
         Literal["float32", "float64"], GRID, _help("Floating-point type of learner and environments.")
     ] = "float32"  # fmt: skip
@@ -224,11 +228,6 @@ class Config(BaseModel):
         """Times that each transition is applied: 4 in two of the conventions of the paper's LR-Q."""
         online_lrq = self.algo == "lrq" and self.protocol == "online"
         return 4 if online_lrq and self.lrq_convention != "matched-epsilon-one-update" else 1
-
-    @property
-    def num_tested(self) -> int:
-        """Tasks that are tested, of a configuration that knows its number of tasks."""
-        return int(self.num_tasks or 1) + len(self.test_tasks)
 
     def epsilon_clock(self, num_tasks: int) -> int:
         """Ticks of the exploration clock per sample of each task: see `epsilon_decay`."""

@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     DATASET = 7
     REPLAY = 8
     HELD_OUT = 9
+    TESTED = 10
 
 
 def _multiply_high_low(multiplier: int, x: Tensor) -> tuple[Tensor, Tensor]:

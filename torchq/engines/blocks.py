@@ -34,7 +34,7 @@ def play(
         first: rounds played before.
         count: how many to play.
     """
-    if isinstance(engine, BlockEngine) and not fits(config):
+    if isinstance(engine, BlockEngine) and not fits(config) and rollout.test_rows is None:
         return _play_block(config, rollout, engine, state, first, count)
     evaluations = []
     for episode in range(first + 1, first + count + 1):

@@ -42,7 +42,7 @@ def evaluate(rollout: Rollout, engine: Engine, learner: LearnerState, evaluation
         num_episodes: test episodes per seed and task.
     """
     start = starts(rollout, engine, rollout.test_batch(), Purpose.EVALUATION_RESET, evaluation, num_episodes)
-    return mean(engine.greedy_returns(learner, start, evaluation * rollout.env.episode_length))
+    return mean(engine.greedy_returns(rollout.tested(learner), start, evaluation * rollout.env.episode_length))
 
 
 def mean(returns: Tensor) -> Tensor:

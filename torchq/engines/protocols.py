@@ -110,7 +110,8 @@ def turns_round(
         rates = turn_rates(config, rollout, episode, task)
         turn = RunState(learner, _columns(fresh, task), _columns(statistics, task))
         learner, env, column, _ = engine.train(rollout.batch(task), turn, rates, first)
-        snapshots.append(rollout.learner.snapshot(rollout.learner.policy(learner), task))
+        own = torch.full((1,), task, device=rollout.device)
+        snapshots.append(rollout.learner.at_tasks(rollout.learner.policy(learner), own))
         seen.append(column)
     statistics = Statistics(*(torch.cat(columns, dim=1) for columns in zip(*seen, strict=True)))
     return RunState(learner, env, statistics), snapshots

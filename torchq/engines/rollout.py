@@ -107,6 +107,8 @@ class Rollout:
         dtype: floating-point type of environments and learner.
         replay: what is learnt from again at each step; None: each step's transitions, once.
         test_tasks: parameters of the tasks that are tested, those that learn first; None: only they are.
+        test_rows: numbers of the tasks that are tested, (tested tasks,), among those that learn and, after them, those
+            that do not; None: they are all of these.
         share: which of a run's tasks these are, where other processes have others.
     """
 
@@ -120,6 +122,7 @@ class Rollout:
     dtype: torch.dtype
     replay: Replay | None = None
     test_tasks: Tasks | None = None
+    test_rows: Tensor | None = None
     share: TaskShare | None = None
 
     @property
@@ -153,11 +156,17 @@ class Rollout:
     def bits(self, purpose: Purpose, steps: Tensor, tasks: Tensor, num_envs: int, count: int) -> Tensor:
         """Random words of this run's seeds on this run's device."""
         envs = torch.arange(num_envs, device=self.device)
-        return philox.random_bits(self.seeds, steps, purpose, self.names(tasks), envs, count)
+        return philox.random_bits(self.seeds, steps, purpose, self.names(tasks, purpose), envs, count)
 
-    def names(self, tasks: Tensor) -> Tensor:
-        """Numbers of tasks in the whole run."""
+    def names(self, tasks: Tensor, purpose: Purpose = Purpose.STEP) -> Tensor:
+        """Numbers in the whole run of tasks of a batch, or of one of those tested, by which random numbers follow."""
+        if self.test_rows is not None and purpose in (Purpose.EVALUATION_RESET, Purpose.EVALUATION_STEP):
+            tasks = self.test_rows[tasks]
         return tasks if self.share is None else self.share.names[tasks]
+
+    def tested(self, policy: LearnerState) -> LearnerState:
+        """A learner's policy on the tasks that are tested."""
+        return policy if self.test_rows is None else self.learner.at_tasks(policy, self.test_rows)
 
     @property
     def updates_per_step(self) -> int:

@@ -42,8 +42,8 @@ class Learner(Protocol):
         """What is tested and kept of a state: what its greedy policy depends on."""
         ...
 
-    def snapshot(self, state: Any, task: int) -> Any:
-        """What one task's action values depend on."""
+    def at_tasks(self, policy: Any, tasks: Tensor) -> Any:
+        """What the action values of some tasks, (tasks,), depend on, of a `policy`, in their order."""
         ...
 
     def join(self, snapshots: list[Any]) -> Any:

@@ -205,9 +205,9 @@ class LowRankQ:
         assert first_error is not None
         return state._replace(guide=guide), first_error
 
-    def snapshot(self, state: LowRankState, task: int) -> LowRankState:
-        """What one task's action values depend on, of a `policy`."""
-        return snapshots.of_task(state, task, self.has_task_mode)
+    def at_tasks(self, policy: LowRankState, tasks: Tensor) -> LowRankState:
+        """What the action values of some tasks, (tasks,), depend on, of a `policy`."""
+        return snapshots.at_tasks(policy, tasks, self.has_task_mode)
 
     def join(self, states: list[LowRankState]) -> LowRankState:
         """A state whose action values of task m are those of states[m]."""

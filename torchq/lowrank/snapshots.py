@@ -1,4 +1,4 @@
-"""Policies of one task out of those of all, put together again, and looked up."""
+"""Policies of some tasks out of those of all, put together again, and looked up."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torchq.lowrank import cp
 from torchq.lowrank.low_rank_state import LowRankState
 
 
-def of_task(state: LowRankState, task: int, has_task_mode: bool) -> LowRankState:
-    """What one task's action values depend on, of a policy."""
+def at_tasks(state: LowRankState, tasks: Int[Tensor, " tasks"], has_task_mode: bool) -> LowRankState:
+    """What the action values of some tasks depend on, of a policy, in their order."""
 
     def own(factors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if has_task_mode:
-            return (factors[0][:, :, task : task + 1], *factors[1:])
-        return tuple(factor[:, task : task + 1] if factor.shape[1] > 1 else factor for factor in factors)
+            return (factors[0].index_select(2, tasks), *factors[1:])
+        return tuple(factor.index_select(1, tasks) if factor.shape[1] > 1 else factor for factor in factors)
 
     guide = state.guide and state.guide._replace(factors=own(state.guide.factors))
     return LowRankState(own(state.factors), (), state.num_updates, guide=guide)

@@ -85,9 +85,9 @@ class TabularQ:
         table = state.table.scatter_add(-1, cells, (learning_rate * error.unsqueeze(-1) * weights).flatten(2))
         return TabularState(table, state.num_updates + 1), error
 
-    def snapshot(self, state: TabularState, task: int) -> TabularState:
-        """The table of one task."""
-        return TabularState(state.table[:, task : task + 1], state.num_updates)
+    def at_tasks(self, policy: TabularState, tasks: Tensor) -> TabularState:
+        """The tables of some tasks, (tasks,)."""
+        return TabularState(policy.table.index_select(1, tasks), policy.num_updates)
 
     def join(self, snapshots: list[TabularState]) -> TabularState:
         """A state whose table of task m is that of snapshots[m]."""

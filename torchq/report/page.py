@@ -94,7 +94,7 @@ def _check(runs: Sequence[Run], curves: Sequence[Run]) -> None:
 
 
 def _tasks(run: Run) -> list[dict[str, float]]:
-    return [vars(task) for task in run.tasks.tasks]
+    return [vars(task) for task in run.tasks.tested]
 
 
 def _curves(pairs: Sequence[tuple[Run, str]]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _curves(pairs: Sequence[tuple[Run, str]]) -> dict[str, Any]:
     optimal = next((o for run in runs if run.finished and (o := run.summary["optimal_return"])), None)
     units = getattr(families.of(runs[0].config), "parameter_units", ())
     tasks = _tasks(runs[0])
-    held_out = range(runs[0].tasks.num_trained, len(tasks))
+    held_out = range(runs[0].tasks.num_learnt, len(tasks))
     panels = panels_of(len(tasks), held_out, tasks, units)
     curves = [Curve(label, run.metrics) for run, label in pairs]
     finals = [run.metrics.final_return() for run in runs]

@@ -61,13 +61,13 @@ class Experiment:
 
     @property
     def task_list(self) -> list[Any]:
-        """All tasks that are tested, those that learn first."""
-        return self.task_set.tasks
+        """The tasks that are tested, those that learn first."""
+        return self.task_set.tested
 
     @property
     def whole(self) -> Cut:
         """All of the run."""
-        trained, tested = self.task_set.num_trained, len(self.task_list)
+        trained, tested = self.task_set.num_trained, len(self.task_set.tasks)
         return Cut((0, self.config.num_seeds), (0, trained), (0, tested - trained))
 
     def part(self, name: str, whole: Tensor) -> Tensor:
@@ -240,7 +240,10 @@ def prepare(
     config = config.replace(num_tasks=len(of_run.tasks) - len(config.test_tasks), device=device_name(config.device))
     device, dtype = torch.device(config.device), getattr(torch, config.dtype)
     tasks = families.stack_tasks(of_run.trained, device=device, dtype=dtype)
-    tested = families.stack_tasks(of_run.tasks, device=device, dtype=dtype) if of_run.held_out else None
+    tested, numbers = None, None
+    if of_run.held_out or of_run.sample is not None:
+        tested = families.stack_tasks(of_run.tested, device=device, dtype=dtype)
+        numbers = None if of_run.sample is None else torch.tensor(of_run.sample, device=device)
     grid = make_grid(config, env)
     learner = make_learner(config, grid, env, of_run)
     seeds = torch.arange(config.seed, config.seed + config.num_seeds, device=device)
@@ -253,8 +256,8 @@ def prepare(
     capacity, about_replay = memory.capacity(learning, env.episode_length, len(grid.mode_sizes), room)
     config = config.replace(replay_capacity=capacity)
     replay = make_replay(config)
-    whole = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, replay, tested)
-    share = plan(config, whole, ranks)
+    whole = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, replay, tested, numbers)
+    share = plan(config, whole, len(of_run.held_out), ranks)
     rollout = share.local(learner, whole)
     too_large = memory.too_large(config, rollout, free)
 

@@ -17,6 +17,8 @@ from torchq.errors import CheckpointError, MetricsError
 METRICS = "metrics.csv"
 _COLUMNS = ("episode", "samples", "seed", "task", "return")
 _HEADER = ",".join(_COLUMNS) + "\n"
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+"""Over tasks, where there are many."""
 _WINDOW = 3
 """Evaluations that are looked at together, where one may be noise."""
 
@@ -51,7 +53,7 @@ class Metrics(NamedTuple):
 
 
 class MetricsFile:
-    """metrics.csv, in long form: one row per evaluation, seed and task.
+    """metrics.csv, in long form: one row per evaluation, seed and task that is tested.
 
     Args:
         folder: the run's folder.
@@ -72,12 +74,14 @@ class MetricsFile:
         if not size:
             self._write(_HEADER.encode())
 
-    def append(self, episode: int, samples: int, seeds: Sequence[int], returns: Sequence[Sequence[float]]) -> None:
-        """Rows of one evaluation; returns by seed and task."""
+    def append(
+        self, episode: int, samples: int, seeds: Sequence[int], tasks: Sequence[int], returns: Sequence[Sequence[float]]
+    ) -> None:
+        """Rows of one evaluation; returns by seed and task, whose numbers these are."""
         rows = (
             f"{episode},{samples},{seed},{task},{value:.9g}\n"
             for seed, row in zip(seeds, returns, strict=True)
-            for task, value in enumerate(row)
+            for task, value in zip(tasks, row, strict=True)
         )
         self._write("".join(rows).encode())
         self._file.flush()
@@ -149,12 +153,14 @@ def read_metrics(folder: Path, num_seeds: int, num_tasks: int) -> Metrics:
         values = np.array([float(row[4]) for row in table[: complete * size]])
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise MetricsError(f"{path} is damaged ({error!r})") from error
-    first_seed = keys[0][2] if keys else 0
+    first_seed, numbers = keys[0][2] if keys else 0, [key[3] for key in keys[:num_tasks]]
     for row, (episode, samples, seed, task) in enumerate(keys):
         start = keys[row - row % size]
-        expected = (*start[:2], first_seed + row % size // num_tasks, row % num_tasks)
+        expected = (*start[:2], first_seed + row % size // num_tasks, numbers[row % num_tasks])
         if (episode, samples, seed, task) != expected:
             raise MetricsError(f"{path} is damaged: expected seed {expected[2]}, task {expected[3]} in row {row + 1}")
+    if numbers != sorted(set(numbers)) or (numbers and numbers[0] < 0):
+        raise MetricsError(f"{path} is damaged: expected tasks in order, got {numbers[:8]}")
     if not complete:
         raise MetricsError(f"{path} holds no complete evaluation yet")
     starts = keys[::size]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,17 @@ from torchq.engines.contract import Evaluation, RunState, Statistics
 from torchq.engines.external import ExternalEnvironment
 from torchq.engines.rollout import Rollout
 from torchq.errors import DivergedError
+from torchq.philox import Purpose
 from torchq.runs import policy_picture
 from torchq.runs.experiment import Experiment
-from torchq.runs.metrics import MetricsFile, TensorBoard, read_metrics
+from torchq.runs.metrics import QUANTILES, MetricsFile, TensorBoard, read_metrics
 from torchq.runs.policy import GridPolicy
 from torchq.runs.positions import Position, diverged, num_stored
 
 LINE_SECONDS = 10.0
 """Between two lines of progress, where there is no bar."""
 MAX_TASKS_ON_BOARD = 64
+"""Of which each has a line."""
 
 
 class Recorder:
@@ -48,6 +50,7 @@ class Recorder:
 
         config = experiment.config
         self._experiment, self._folder, self._tell, self._told = experiment, folder, tell, here.seconds
+        self._tasks = experiment.task_set.numbers
         self._samples = experiment.rollout.env.episode_length * config.num_envs
         self.metrics = MetricsFile(folder, here.metrics_size)
         self._board = TensorBoard(folder, here.episode * self._samples if resumed else None)
@@ -63,7 +66,7 @@ class Recorder:
             after, report = _reported(self._experiment, self._folder, evaluation, before, after)
             samples = evaluation.episode * self._samples
             numbers = [config.seed + seed for seed in seeds]
-            self.metrics.append(evaluation.episode, samples, numbers, evaluation.returns.tolist())
+            self.metrics.append(evaluation.episode, samples, numbers, self._tasks, evaluation.returns.tolist())
             self._board.log(report, samples)
             said = (f"return {report['eval/mean_reward']:.1f}, ε {report['rollout/exploration_rate']:.3f}, "
                     f"{report['time/fps']:,.0f} transitions/s")  # fmt: skip
@@ -82,9 +85,9 @@ class Recorder:
         if here.read_episode == 0:
             return
         final = read_metrics(self._folder, config.num_seeds, len(experiment.task_list)).final_return()
-        results = {"final/mean_reward": float(final[:, : experiment.task_set.num_trained].mean())}
+        results = {"final/mean_reward": float(final[:, : experiment.task_set.num_learnt].mean())}
         learnt = tree.select(rollout.learner.policy(here.state.learner), 0)
-        policy = GridPolicy(rollout.learner, learnt, rollout.grid, rollout.num_tested)
+        policy = GridPolicy(rollout.learner, learnt, rollout.grid, rollout.num_tasks)
         picture = policy_picture.picture(policy)
         self._board.end(config.model_dump(mode="json"), results, picture, here.episode * self._samples)
 
@@ -116,7 +119,7 @@ def _report(
     config, episode, first = experiment.config, evaluation.episode, read_episode + 1
     totals = zip(Statistics._fields, evaluation.statistics, strict=True)
     sums = {name: total.double().cpu().numpy() for name, total in totals}
-    greedy = evaluation.returns.cpu().numpy()
+    greedy, learnt = evaluation.returns.cpu().numpy(), experiment.task_set.num_learnt
     for name, values in (("reward", sums["reward"]), ("TD error", sums["squared_error"]), ("greedy return", greedy)):
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
@@ -131,12 +134,19 @@ def _report(
         "time/fps": steps * config.num_envs * sums["reward"].size / seconds,
         "train/td_error": float(sums["absolute_error"].mean() / steps),
         "train/loss": float(0.5 * sums["squared_error"].mean() / steps),
-        "eval/mean_reward": float(greedy[:, : experiment.task_set.num_trained].mean()),
+        "eval/mean_reward": float(greedy[:, :learnt].mean()),
     }
     if experiment.task_set.held_out:
-        report["eval/held_out_mean_reward"] = float(greedy[:, experiment.task_set.num_trained :].mean())
-    shown = greedy.mean(0)[:MAX_TASKS_ON_BOARD]
-    return report | {f"eval/mean_reward/{task}": float(value) for task, value in enumerate(shown)}
+        report["eval/held_out_mean_reward"] = float(greedy[:, learnt:].mean())
+    return report | _by_task(greedy.mean(0), experiment.task_set.numbers)
+
+
+def _by_task(returns: np.ndarray, numbers: Sequence[int]) -> dict[str, float]:
+    """A line a task, or where there are many one for each quantile of them."""
+    if len(returns) <= MAX_TASKS_ON_BOARD:
+        return {f"eval/mean_reward/{task}": float(value) for task, value in zip(numbers, returns, strict=True)}
+    found = np.quantile(returns, QUANTILES)
+    return {f"eval/quantile/{share:.2f}": float(value) for share, value in zip(QUANTILES, found, strict=True)}
 
 
 def _epsilon(config: Config, rollout: Rollout, episode: int) -> float:
@@ -151,7 +161,8 @@ def _replay_report(experiment: Experiment, state: RunState, episode: int) -> dic
     config, rollout = experiment.config, experiment.rollout
     report = {"replay/fill": min(1.0, num_stored(experiment, episode) / config.replay_capacity)}
     if not isinstance(rollout.env, ExternalEnvironment):  # Where episodes of those start is not known before.
-        start = rollout.index(rollout.reset(rollout.test_batch(), episode * rollout.env.episode_length))
-        values = rollout.learner.action_values(rollout.learner.policy(state.learner), start).amax(-1)
+        first = episode * rollout.env.episode_length
+        start = rollout.index(rollout.reset(rollout.test_batch(), first, Purpose.EVALUATION_RESET))
+        values = rollout.learner.action_values(rollout.tested(rollout.learner.policy(state.learner)), start).amax(-1)
         report["train/target_value"] = float(values.mean())
     return report

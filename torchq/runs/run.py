@@ -29,7 +29,7 @@ from torchq.runs.policy import ControlPolicy, GridPolicy
 from torchq.runs.study import Row
 from torchq.runs.study_results import read_rows
 from torchq.runs.task_specs import read_tasks
-from torchq.runs.tasks import TaskSet, task_set
+from torchq.runs.tasks import TaskSet, num_tested, task_set
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Run:
             raise UsageError(f"metrics: a study of {self.config.algo} has no learning curve; use rows")
         if not self.config.num_tasks:
             raise UsageError(f"`folder`: {self.folder / CONFIG} does not say how many tasks there are")
-        return read_metrics(self.folder, self.config.num_seeds, self.config.num_tested)
+        return read_metrics(self.folder, self.config.num_seeds, num_tested(self.config))
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -118,7 +118,7 @@ class Run:
             config, env, learner, self.tasks, torch.arange(config.num_seeds), getattr(torch, config.dtype)
         )
         learnt = learner.policy(tree.unflatten(template, tensors, "learner"))
-        return GridPolicy(learner, tree.select(learnt, self.index), grid, config.num_tested)
+        return GridPolicy(learner, tree.select(learnt, self.index), grid, len(self.tasks.tasks))
 
     def policy_on(self, tasks: Any) -> GridPolicy:
         """What an stlrq run does on other tasks of its family, untrained on: `act` takes their numbers, from 0.

@@ -59,6 +59,8 @@ class Share(NamedTuple):
     """One for each rank."""
     shards: int
     """Of the tasks of the run."""
+    sample: tuple[int, ...] | None = None
+    """Numbers of the tasks that the run tests; None: all."""
 
     @property
     def which(self) -> str:
@@ -81,20 +83,29 @@ class Share(NamedTuple):
         learner = dataclasses.replace(learner, num_tasks=end - first)
         if getattr(learner, "task_weights", ()):
             learner = dataclasses.replace(learner, task_weights=learner.task_weights[first:end])
-        tasks, tested = torch.arange(first, end), self._tested(rollout.num_tasks)
+        tasks, known = torch.arange(first, end), self._known(rollout.num_tasks)
         ends = [end for end in shards.bounds(rollout.num_tasks, self.shards) if first <= end <= self.own.trained[1]]
         own = TaskShare(
-            tested.to(rollout.device),
+            known.to(rollout.device),
             tuple(end - first for end in ends),
             shards.largest(rollout.num_tasks, self.shards),
         )
-        of_tests = None if rollout.test_tasks is None else selected(rollout.test_tasks, tested)
+        rows, tested = self._tests(known, rollout.test_rows)
         return dataclasses.replace(
-            rollout, learner=learner, tasks=selected(rollout.tasks, tasks), test_tasks=of_tests, share=own
-        )
+            rollout, learner=learner, tasks=selected(rollout.tasks, tasks), share=own, test_rows=rows,
+            test_tasks=None if rollout.test_tasks is None else selected(rollout.test_tasks, tested),
+        )  # fmt: skip
 
-    def _tested(self, num_trained: int) -> Tensor:
-        """Numbers of this rank's tested tasks, those that learn first."""
+    @staticmethod
+    def _tests(known: Tensor, sample: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Which of its tasks a rank tests, None for all, and which they are of those that the whole run does."""
+        if sample is None:
+            return None, known
+        known = known.to(sample.device)
+        return torch.isin(known, sample).nonzero().flatten(), torch.isin(sample, known).nonzero().flatten()
+
+    def _known(self, num_trained: int) -> Tensor:
+        """Numbers of this rank's tasks, those that learn first."""
         cut = self.own
         return torch.cat([torch.arange(*cut.trained), num_trained + torch.arange(*cut.held)])
 
@@ -109,7 +120,7 @@ class Share(NamedTuple):
         """
         axis = self.axis(name, whole, learner)
         if self.by == "tasks" and name.startswith("learner.task_places."):
-            return whole[self._tested(num_trained).to(whole.device)]
+            return whole[self._known(num_trained).to(whole.device)]
         if axis is None:
             return whole
         first, end = self.own.seeds if self.by == "seeds" else self.own.trained
@@ -136,6 +147,11 @@ class Share(NamedTuple):
         """Tests of the whole run, from those of each rank's part; [] where there are none."""
         return [self._joined(list(parts)) for parts in zip(*found, strict=True)]
 
+    def _num_learnt(self, cut: Cut) -> int:
+        """How many of the tasks that a part tests learn."""
+        first, end = cut.trained
+        return end - first if self.sample is None else sum(first <= number < end for number in self.sample)
+
     def _joined(self, parts: list[Evaluation]) -> Evaluation:
         if len(parts) == 1:
             return parts[0]
@@ -144,25 +160,26 @@ class Share(NamedTuple):
         finite = torch.stack([part.finite for part in parts]).all()
         returns = [part.returns for part in parts]
         if self.by == "tasks":  # Those that learn come first, of all ranks.
-            ends = [cut.trained[1] - cut.trained[0] for cut in self.cuts]
+            ends = [self._num_learnt(cut) for cut in self.cuts]
             returns = [part[:, :end] for part, end in zip(returns, ends, strict=True)] + [
                 part[:, end:] for part, end in zip(returns, ends, strict=True)
             ]
         return Evaluation(parts[0].episode, torch.cat(returns, axis), sums, finite)
 
 
-def plan(config: Config, rollout: Rollout, ranks: Ranks) -> Share:
+def plan(config: Config, rollout: Rollout, held: int, ranks: Ranks) -> Share:
     """How the ranks share a run: by seeds where these come out even, else by tasks where these can be, else by seeds.
 
     Args:
         config: of the whole run.
         rollout: of the whole run.
+        held: tasks that are tested only, if they are.
         ranks: who shares it.
 
     Raises:
         UsageError: if it cannot be shared, or not as `shard` asks for.
     """
-    seeds, trained, held = len(rollout.seeds), rollout.num_tasks, rollout.num_tested - rollout.num_tasks
+    seeds, trained = len(rollout.seeds), rollout.num_tasks
     if ranks is ALONE:
         return Share(ranks, "whole", (Cut((0, seeds), (0, trained), (0, held)),), 1)
     if isinstance(rollout.env, ExternalEnvironment):
@@ -185,7 +202,8 @@ def plan(config: Config, rollout: Rollout, ranks: Ranks) -> Share:
     cuts = tuple(
         Cut((0, seeds), (ends[i * each], ends[(i + 1) * each]), (tests[i], tests[i + 1])) for i in range(count)
     )
-    return Share(ranks, "tasks", cuts, number)
+    sample = None if rollout.test_rows is None else tuple(rollout.test_rows.tolist())
+    return Share(ranks, "tasks", cuts, number, sample)
 
 
 def _num_shards(config: Config, rollout: Rollout, count: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,8 @@ from torchq.errors import UsageError
 from torchq.lowrank.modes import Kind, Mode
 from torchq.lowrank.task_modes import Between, Levels, TaskModes
 
+_ALL_TESTED, _SAMPLE = 1000, 256
+"""Tasks up to which all are tested unless told otherwise, and how many of more."""
 POINTS = 8
 """Along a parameter of which the family says nothing, at most."""
 KINDS: dict[str, Kind] = {
@@ -27,11 +31,28 @@ class TaskSet(NamedTuple):
     """The tasks of a run."""
 
     tasks: list[Any]
-    """Parameters of all that are tested: those that learn first."""
+    """Parameters of all: those that learn first."""
     num_trained: int
     """How many learn."""
     modes: TaskModes | None
     """A mode per parameter; None: a row per task."""
+    sample: tuple[int, ...] | None = None
+    """Numbers of those that are tested, in order; None: all are."""
+
+    @property
+    def tested(self) -> list[Any]:
+        """Those that are tested: those that learn first."""
+        return self.tasks if self.sample is None else [self.tasks[number] for number in self.sample]
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Their numbers."""
+        return range(len(self.tasks)) if self.sample is None else self.sample
+
+    @property
+    def num_learnt(self) -> int:
+        """How many of the tested tasks learn."""
+        return bisect_left(self.numbers, self.num_trained)
 
     @property
     def trained(self) -> list[Any]:
@@ -101,7 +122,40 @@ def task_set(config: Config, env: Any) -> TaskSet:
         if parameters:
             raise UsageError(f"`test_tasks`: expected values of the tasks that learn with `task_modes=product`, got "
                              f"others of {', '.join(parameters)} in {shown(task)}")  # fmt: skip
-    return TaskSet([*tasks, *tested], num_trained, modes)
+    found = [*tasks, *tested]
+    return TaskSet(found, num_trained, modes, _sample(config, num_trained, len(found)))
+
+
+def _sample(config: Config, num_trained: int, num_tasks: int) -> tuple[int, ...] | None:
+    """Numbers of the tasks that are tested: of those that learn, and of the others; None: all."""
+    parts = [range(num_trained), range(num_trained, num_tasks)]
+    counts = [_num_sampled(config, len(part)) for part in parts]
+    if counts == [len(part) for part in parts]:
+        return None
+    zero = torch.zeros(1, dtype=torch.int64)
+    found = []
+    for part, count in zip(parts, counts, strict=True):
+        bits = philox.random_bits(zero, zero, philox.Purpose.TESTED, torch.tensor(part), zero, 1)
+        found += sorted(part[place] for place in bits.flatten().argsort(stable=True)[:count].tolist())
+    return tuple(found)
+
+
+def _num_sampled(config: Config, count: int) -> int:
+    """How many of so many tasks are tested."""
+    if config.eval_tasks is None:
+        return count if count <= _ALL_TESTED else _SAMPLE
+    return min(count, config.eval_tasks)
+
+
+def num_tested(config: Config) -> int:
+    """Tasks that are tested, of a configuration that knows its number of tasks."""
+    num_tasks = int(config.num_tasks or 1)
+    held = _num_held_out(config, num_tasks) if config.held_out else 0
+    return _num_sampled(config, num_tasks - held) + _num_sampled(config, held + len(config.test_tasks))
+
+
+def _num_held_out(config: Config, num_tasks: int) -> int:
+    return max(1, round(config.held_out * num_tasks))
 
 
 def beyond(modes: TaskModes | None, tasks: list[Any]) -> list[str]:
@@ -144,7 +198,7 @@ def _split(rows: list[tuple[float, ...]], config: Config) -> tuple[list[int], li
     They are drawn alike for every seed, the corners of a grid, beyond which nothing is known, last of all. A value of a
     parameter that several tasks share stays with one that learns.
     """
-    wanted = max(1, round(config.held_out * len(rows)))
+    wanted = _num_held_out(config, len(rows))
     at_first = [Counter(column) for column in zip(*rows, strict=True)]
     left = [count.copy() for count in at_first]
     ends = [{min(count), max(count)} for count in at_first]
@@ -165,7 +219,8 @@ def _split(rows: list[tuple[float, ...]], config: Config) -> tuple[list[int], li
             f"`held_out`: expected a share that leaves every value of a parameter to a task that learns, but of "
             f"{len(rows)} tasks only {min(len(held), len(rows) - 1)} can be held out, not {wanted}"
         )
-    return [number for number in range(len(rows)) if number not in held], sorted(held)
+    apart = set(held)
+    return [number for number in range(len(rows)) if number not in apart], sorted(held)
 
 
 def make_modes(config: Config, env: Any, tasks: list[Any]) -> TaskModes | None:

@@ -92,7 +92,8 @@ class CppEngine:
         factors, fields = [factor.contiguous() for factor in learner.factors], [_copy(field) for field in env]
         total = torch.zeros(fields[0].shape, dtype=torch.float64)
         self._call(
-            "torchq_greedy", self.rollout.test_batch(), fields, groups=max(factor.shape[1] for factor in factors),
+            "torchq_greedy", self.rollout.test_batch(), fields, Purpose.EVALUATION_STEP,
+            groups=max(factor.shape[1] for factor in factors),
             factors=factors, guide=_guide_of(learner), margin=float(learner.guide.margin) if learner.guide else 0.0,
             margin_end=float("inf"), steps=self.rollout.env.episode_length, first_step=first_step, total=total,
         )  # fmt: skip
@@ -133,7 +134,7 @@ class CppEngine:
         fields = [field.new_zeros(len(episodes), *shape) for field in like]
         for number, episode in enumerate(episodes):
             self._call(
-                "torchq_reset", batch, [field[number] for field in fields], factors=[], purpose=int(purpose),
+                "torchq_reset", batch, [field[number] for field in fields], factors=[], purpose=purpose,
                 first_step=episode * rollout.env.episode_length,
             )  # fmt: skip
         return type(like)(*fields)
@@ -181,18 +182,21 @@ class CppEngine:
             factors=found["factors"], moments=moments, num_updates=count, target=found["target"], guide=guide
         )
 
-    def _call(self, function: str, batch: Batch, fields: list[Tensor], **given: Any) -> None:
+    def _call(
+        self, function: str, batch: Batch, fields: list[Tensor], purpose: Purpose = Purpose.STEP, **given: Any
+    ) -> None:
         """Call the program with the arguments given; tensors by their addresses, and what is left out 0."""
         seeds, tasks, envs = fields[0].shape[-3:]
         factors = given["factors"]
         given |= {
             "seeds": seeds, "tasks": tasks, "envs": envs, "threads": arguments.num_threads(),
             "run_seeds": self.rollout.seeds, "task_index": batch.task_index,
-            "task_names": self.rollout.names(batch.task_index), "parameters": batch.parameters, "state": fields,
+            "task_names": self.rollout.names(batch.task_index, purpose), "parameters": batch.parameters,
+            "state": fields,
             "factor_groups": [1 if factor is None else factor.shape[1] for factor in factors],
             "rows": [tasks if factor is None else factor.shape[2] for factor in factors],
             "gamma": self.rollout.gamma, "field_bytes": [field.element_size() for field in fields],
-            "target_rate": self.learner.target_rate or 0.0, **self._shards(tasks),
+            "purpose": int(purpose), "target_rate": self.learner.target_rate or 0.0, **self._shards(tasks),
         }  # fmt: skip
         failed: list[BaseException] = []
         if self.exchange is not None and function != "torchq_reset":
