@@ -17,6 +17,8 @@ from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.transitions import Transition
 from torchq.philox import Purpose
 
+_TRANSITIONS_OF_A_CALL = 50_000_000
+
 
 def play_round(
     config: Config, rollout: Rollout, engine: Engine, state: RunState, episode: int
@@ -73,8 +75,17 @@ def batched_round(config: Config, rollout: Rollout, engine: Engine, state: RunSt
     if not rollout.env.terminates:
         env = starts(rollout, engine, batch, Purpose.RESET, episode, rollout.num_envs)
         state = state._replace(env=env)
-    state = engine.train(batch, state, turn_rates(config, rollout, episode, 0), first)
+    rates, done = turn_rates(config, rollout, episode, 0), 0
+    for part in zip(*(rate.split(_steps_of_a_call(config, rollout)) for rate in rates), strict=True):
+        state, done = engine.train(batch, state, Rates(*part), first + done), done + len(part[0])
     return _fitted(rollout, state, episode + 1) if fits(config) else state
+
+
+def _steps_of_a_call(config: Config, rollout: Rollout) -> int:
+    """Steps after which Python has its turn, for signals: by the sizes of the whole run, whoever shares it."""
+    again = config.replay_ratio * (config.num_envs + config.replay_batch) if config.replay_ratio else config.num_envs
+    each = int(config.num_tasks or 1) * config.num_seeds * max(1, again)
+    return min(rollout.env.episode_length, max(1, _TRANSITIONS_OF_A_CALL // each))
 
 
 def fits(config: Config) -> bool:

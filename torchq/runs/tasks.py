@@ -135,7 +135,7 @@ def _sample(config: Config, num_trained: int, num_tasks: int) -> tuple[int, ...]
     zero = torch.zeros(1, dtype=torch.int64)
     found = []
     for part, count in zip(parts, counts, strict=True):
-        bits = philox.random_bits(zero, zero, philox.Purpose.TESTED, torch.tensor(part), zero, 1)
+        bits = philox.random_bits(zero, zero, philox.Purpose.TESTED, torch.tensor(part, dtype=torch.int64), zero, 1)
         found += sorted(part[place] for place in bits.flatten().argsort(stable=True)[:count].tolist())
     return tuple(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from torchq.engines.contract import Batch, EnvState, LearnerState, Rates, RunState
+from torchq.engines.eager import Stepwise
 from torchq.engines.gpu.batched import greedy_returns
 from torchq.engines.gpu.tensors import Kernels, copied_moments, copies, on_device
 from torchq.lowrank.low_rank_state import LowRankState
@@ -43,4 +44,6 @@ class OnlineEngine:
 
     def greedy_returns(self, learner: LearnerState, env: EnvState, first_step: int) -> Tensor:
         """Returns of greedy episodes in one launch, as in `Engine`."""
+        if self.kernels.rollout.test_rows is not None:  # The kernels take tasks by their places.
+            return Stepwise(self.kernels.rollout).greedy_returns(learner, env, first_step)
         return greedy_returns(self.kernels, learner, env, first_step)
