@@ -17,7 +17,7 @@ from torchq.cli.train import study_table
 from torchq.errors import UsageError
 from torchq.report.video import films
 from torchq.runs.labels import labels
-from torchq.runs.metrics import Metrics
+from torchq.runs.metrics import QUANTILES, Metrics
 from torchq.runs.plotting import Curve, named, plot_learning_curves
 from torchq.runs.run import Run, load
 from torchq.runs.study_results import by_samples, plot_study
@@ -64,6 +64,7 @@ def describe(shown: Shown, final: np.ndarray) -> dict[str, Any]:
         "final_return": {"median": median.tolist(), "q25": low.tolist(), "q75": high.tolist()},
         "optimal_return": shown.optimal,
         "gap": gap,
+        **({"tested": list(shown.run.tasks.numbers)} if shown.run.tasks.sample is not None else {}),
         "tasks": list(shown.tasks),
         "units": list(shown.units),
     }
@@ -74,20 +75,29 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     width = max(len(row["run"]) for row in rows)
     lines = [f"{'run':<{width}}  task     median  [     q25,      q75]    optimum        gap"]
     for row in rows:
-        final = row["final_return"]
+        final, numbers = row["final_return"], row.get("tested", range(len(row["final_return"]["median"])))
         for task, (median, low, high) in enumerate(zip(final["median"], final["q25"], final["q75"], strict=True)):
             known = row["optimal_return"] is not None
             best = f"{row['optimal_return'][task]:9.1f}  {row['gap'][task]:9.1f}" if known else "        -          -"
             words = f"  {named(row['tasks'][task], row['units'])}" if len(row["tasks"]) == len(final["median"]) else ""
             unfinished = "" if row["finished"] else f"  (unfinished: {row['samples_per_task']} samples)"
-            lines.append(
-                f"{row['run']:<{width}}  {task:4d}  {median:9.1f}  [{low:8.1f}, {high:8.1f}]  {best}{words}{unfinished}"
-            )
+            which = f"{row['run']:<{width}}  {numbers[task]:4d}"
+            lines.append(f"{which}  {median:9.1f}  [{low:8.1f}, {high:8.1f}]  {best}{words}{unfinished}")
             if len(final["median"]) > _MANY and task + 1 == _FIRST:
                 lines.append(f"{row['run']:<{width}}  … and {len(final['median']) - _FIRST:,} more; --json has all")
+                lines.append(
+                    f"{row['run']:<{width}}  {_over(median_of=final['median'], optimal=row['optimal_return'])}"
+                )
                 break
     conventions = [f"{row['run']}: LR-Q convention {row['lrq_convention']}" for row in rows if "lrq_convention" in row]
     return "\n".join(lines + conventions)
+
+
+def _over(median_of: Sequence[float], optimal: Sequence[float] | None) -> str:
+    """The spread of many tasks in one line."""
+    found = zip(QUANTILES, np.quantile(median_of, QUANTILES), strict=True)
+    text = "over tasks: " + ", ".join(f"{share:.0%} {value:.1f}" for share, value in found)
+    return text + (f"; gap {np.median(np.subtract(median_of, optimal)):.1f}" if optimal else "")
 
 
 def pictures(runs: Sequence[Shown], names: Sequence[str], folder: Path) -> list[Path]:

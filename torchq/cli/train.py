@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from torchq import families
 from torchq.cli import sweep as sweeps
@@ -108,6 +109,21 @@ def _apart(entry: dict[str, Any]) -> str:
     return "           -" if gap is None else f"{gap:12.4f}"
 
 
+def spread_over(over: dict[str, Any], summary: dict[str, Any], optimal: list[float] | None) -> list[str]:
+    """What is said of many tasks: quantiles of their returns, and the worst and best of them."""
+    tested = f"a sample of {len(summary['tested']):,} of {summary['num_tasks']:,}" if "tested" in summary else "all"
+    quantiles = ", ".join(f"{float(share):.0%} {value:.1f}" for share, value in over["quantiles"].items())
+    lines = [
+        f"final return over {tested} tasks: mean {over['mean']:.1f}; {quantiles}",
+        f"worst: {', '.join(map(str, over['worst']))}; best: {', '.join(map(str, over['best']))} (numbers of tasks)",
+    ]
+    if optimal:
+        gap = np.array(optimal) - np.array(summary["final_return"]["median"])
+        middle, high = np.quantile(gap, [0.5, 0.95])
+        lines.append(f"below the optimum by {middle:.1f} in the median, by {high:.1f} at most in 95% of them")
+    return lines
+
+
 def _table(summary: dict[str, Any]) -> str:
     """Final returns, one line a task."""
     final, optimal = summary["final_return"], summary["optimal_return"]
@@ -115,11 +131,14 @@ def _table(summary: dict[str, Any]) -> str:
         "final return: mean of each run's last 10 evaluations, then over runs",
         f"{'task':>4}  {'median':>9}  {'interquartile range':>21}  {'optimum':>9}",
     ]
+    numbers = summary.get("tested", range(len(final["median"])))
     for task, (median, low, high) in enumerate(zip(final["median"], final["q25"], final["q75"], strict=True)):
         best = f"{optimal[task]:9.1f}" if optimal else "        -"
         words = named(summary["tasks"][task], summary.get("units", ()))
-        lines.append(f"{task:4d}  {median:9.1f}  [{low:9.1f},{high:9.1f}]  {best}  {words}")
+        lines.append(f"{numbers[task]:4d}  {median:9.1f}  [{low:9.1f},{high:9.1f}]  {best}  {words}")
     shown = lines if len(lines) <= 18 else [*lines[:18], f"… and {len(lines) - 18} more in summary.json"]
+    if over := summary.get("over_tasks"):
+        shown = [*spread_over(over, summary, optimal), *([] if "tested" in summary else shown[1:])]
     if apart := summary.get("held_out_return"):
         numbers = "{median:.1f}, interquartile range [{q25:.1f}, {q75:.1f}], worst {worst:.1f}".format(**apart)
         shown.append(f"{len(summary['held_out'])} tasks held out, all runs: median {numbers}")

@@ -36,6 +36,8 @@ class Need(NamedTuple):
     """Of one more environment in every task and run."""
     replay: int = 0
     """Of stored transitions, and of those that an update draws."""
+    tests: int = 0
+    """Of the episodes of a test."""
 
 
 def replay_slots(config: Config, episode_length: int) -> int:
@@ -112,8 +114,9 @@ def needed(config: Config, rollout: Rollout, engine: str) -> Need:
     learnt = runs * (copies * entries + parts) * size
     outside = isinstance(rollout.env, ExternalEnvironment)
     episode = _COPIES_OF_ACTIONS * 4 * rollout.env.episode_length if outside else 0
-    per_env = runs * num_tasks * (8 * _WORDS_PER_TRANSITION + temporary + episode) + growing
-    return Need(learnt, per_env, stored + again)
+    each = 8 * _WORDS_PER_TRANSITION + temporary + episode
+    tests = runs * rollout.num_tested * config.eval_episodes * each
+    return Need(learnt, runs * num_tasks * each + growing, stored + again, tests)
 
 
 def available(device: torch.device) -> int | None:
@@ -152,7 +155,10 @@ def too_large(config: Config, rollout: Rollout, free: int | None) -> dict[str, s
 
 def _advice(config: Config, rollout: Rollout, need: Need, free: int) -> str | None:
     """What would fit where this does not."""
-    fixed = need.learner + need.replay
+    fixed = need.learner + need.replay + need.tests
+    if need.tests > free - (fixed - need.tests) - need.per_env and need.tests > free // 2:
+        return (f"`eval_episodes`, `eval_tasks`: expected tests that fit in memory, but these need about "
+                f"{shown(need.tests)}, {shown(free)} are free")  # fmt: skip
     total = fixed + config.num_envs * need.per_env
     if total <= free:
         return None

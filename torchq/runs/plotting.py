@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_PANELS = 16
+_LOG_FROM = 20.0
+"""Ratio of ends from which on an axis is logarithmic."""
 _TITLE = 40
 """Letters of a line."""
 
@@ -39,7 +41,8 @@ def plot_learning_curves(
     """Draw return against samples per task, with the optimum as a line.
 
     Each seed's evaluations are averaged over a window of a fortieth of the run before the quartiles are taken. With
-    more tasks than panels, one panel shows the mean over tasks, and another that over the tasks held out.
+    more tasks than panels, one panel shows the mean over tasks and from where to where most of them are, another the
+    same of the tasks held out, and a last one where in their parameters they return how much.
 
     Args:
         curves: the runs, all on the same tasks.
@@ -54,7 +57,8 @@ def plot_learning_curves(
     from matplotlib.ticker import EngFormatter
 
     groups = panels_of(curves[0].metrics.returns.shape[2], held_out, tasks, units)
-    panels = len(groups)
+    mapped = map_axes(tasks) if len(groups) < len(tasks) and len(curves) == 1 else []
+    panels = len(groups) + bool(mapped)
     columns = min(4, panels)
     num_rows = -(-panels // columns)
     figure = Figure(figsize=(max(6.4, 3.6 * columns), 3.2 * num_rows + 0.6), layout="constrained")
@@ -63,8 +67,13 @@ def plot_learning_curves(
         if panel >= panels:
             axis.set_visible(False)
             continue
+        if panel == len(groups):
+            _draw_map(axis, tasks, mapped, curves[0].metrics.final_return().mean(0), units)
+            continue
         name, shown = groups[panel]
         for curve in curves:
+            if len(shown) > 1:
+                _draw_spread(axis, curve, curve.metrics.returns[:, :, shown].mean(1))
             _draw(axis, curve, curve.metrics.returns[:, :, shown].mean(2))
         if optimal is not None:
             value = float(np.mean([optimal[task] for task in shown]))
@@ -100,6 +109,37 @@ def panels_of(
     learn = [task for task in range(num_tasks) if task not in set(held_out)]
     kinds = [(f"mean of {len(learn)} tasks", learn), (f"mean of {len(held_out)} held out", list(held_out))]
     return [kind for kind in kinds if kind[1]]
+
+
+def map_axes(tasks: Sequence[Mapping[str, float]]) -> list[str]:
+    """The two parameters along which a map of tasks is drawn: the first in which they differ; [] if there are fewer."""
+    differ = [name for name in tasks[0] if len({task[name] for task in tasks}) > 2] if tasks else []
+    return differ[:2] if len(differ) > 1 else []
+
+
+def _draw_map(
+    axis: Axes, tasks: Sequence[Mapping[str, float]], names: Sequence[str], returns: np.ndarray, units: Sequence[str]
+) -> None:
+    """A point a task in two of its parameters, coloured by its return."""
+    across, up = columns = [np.array([task[name] for task in tasks]) for name in names]
+    points = axis.scatter(across, up, c=returns, s=max(3.0, 120.0 / len(tasks) ** 0.5), cmap="viridis", linewidths=0)
+    said = dict(zip_longest(tasks[0], units[: len(tasks[0])], fillvalue=""))
+    for name, column, which in zip(names, columns, ("x", "y"), strict=True):
+        text = f"{name.replace('__', '.')} {said[name] and '/ ' + said[name]}".rstrip()
+        axis.set(**{f"{which}label": text})
+        if column.min() > 0 and column.max() / column.min() > _LOG_FROM:
+            axis.set(**{f"{which}scale": "log"})
+    axis.figure.colorbar(points, ax=axis)
+    axis.set_title("final return", fontsize="medium")
+
+
+def _draw_spread(axis: Axes, curve: Curve, returns: np.ndarray) -> None:
+    """Between which returns nine tenths of the tasks are, of the mean of the runs, (evaluations, tasks)."""
+    window = _window(curve)
+    smooth = np.lib.stride_tricks.sliding_window_view(returns, window, axis=0).mean(-1)
+    low, high = np.quantile(smooth, [0.05, 0.95], axis=1)
+    samples = curve.metrics.samples[window - 1 :]
+    axis.fill_between(samples, low, high, color="0.5", alpha=0.15, linewidth=0, label="5% to 95% of tasks")
 
 
 def _window(curve: Curve) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,12 @@ from torchq.engines.external import ExternalEnvironment
 from torchq.errors import CheckpointError, UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
+from torchq.lowrank.modes import Grid
 from torchq.lowrank.qtensor import QTensor
 from torchq.lowrank.tabular_q import TabularQ
 from torchq.quadratic.forms import Quadratic
 from torchq.runs.adaptation import known_rows, read_source, start_rows
-from torchq.runs.experiment import cold_state, make_grid, make_learner, prepare
+from torchq.runs.experiment import cold_state, device_name, make_grid, make_learner, prepare
 from torchq.runs.folder import CONFIG, SUMMARY, read_config
 from torchq.runs.metrics import METRICS, Metrics, read_metrics
 from torchq.runs.monte_carlo import make_cases
@@ -30,6 +32,7 @@ from torchq.runs.study import Row
 from torchq.runs.study_results import read_rows
 from torchq.runs.task_specs import read_tasks
 from torchq.runs.tasks import TaskSet, num_tested, task_set
+from torchq.runs.testing import returns_on
 
 
 @dataclass(frozen=True)
@@ -110,15 +113,17 @@ class Run:
         if self.is_study:
             learnt = Quadratic(*(part[:, -1] for part in self.quadratic))
             return ControlPolicy(tuple(make_cases(config, families.of(config))), learnt)
-        tensors = self._tensors()
-        env = families.of(config)
+        learner, learnt, grid = self._learnt()
+        return GridPolicy(learner, tree.select(learnt, self.index), grid, len(self.tasks.tasks))
+
+    def _learnt(self) -> tuple[Any, Any, Grid]:
+        """The learner on a grid, its policy of all runs side by side, and the grid."""
+        config, env, tensors = self.config, families.of(self.config), self._tensors()
         grid = make_grid(config, env)
         learner = make_learner(config, grid, env, self.tasks)
-        template = cold_state(
-            config, env, learner, self.tasks, torch.arange(config.num_seeds), getattr(torch, config.dtype)
-        )
-        learnt = learner.policy(tree.unflatten(template, tensors, "learner"))
-        return GridPolicy(learner, tree.select(learnt, self.index), grid, len(self.tasks.tasks))
+        seeds, dtype = torch.arange(config.num_seeds), getattr(torch, config.dtype)
+        template = cold_state(config, env, learner, self.tasks, seeds, dtype)
+        return learner, learner.policy(tree.unflatten(template, tensors, "learner")), grid
 
     def policy_on(self, tasks: Any) -> GridPolicy:
         """What an stlrq run does on other tasks of its family, untrained on: `act` takes their numbers, from 0.
@@ -204,12 +209,13 @@ class Run:
         return f"; use {kind}"
 
     @torch.no_grad()
-    def evaluate(self, episodes: int, device: str = "auto") -> np.ndarray:
+    def evaluate(self, episodes: int, device: str = "auto", tasks: Sequence[int] | None = None) -> np.ndarray:
         """Mean return of new greedy test episodes from the checkpoint, (seeds, tasks).
 
         Args:
             episodes: of each seed and task.
             device: where to play them.
+            tasks: numbers of the tasks; None for those that the run tests.
 
         Raises:
             CheckpointError: if there is no checkpoint, or it cannot be read.
@@ -221,9 +227,23 @@ class Run:
             )
         if not isinstance(episodes, int) or episodes < 1:
             raise UsageError(f"`episodes`: expected an integer of at least 1, got {episodes!r}")
-        family = families.of(self.config)
-        engine = "external" if isinstance(family, ExternalEnvironment) else "eager"
-        config = self.config.replace(device=device, engine=engine, eval_episodes=episodes, replay_capacity=1)
+        family, of_run = families.of(self.config), self.tasks
+        numbers = list(of_run.numbers if tasks is None else tasks)
+        if not isinstance(family, ExternalEnvironment):
+            where = torch.device(device_name(device))
+            learner, policy, grid = self._learnt()
+            moved = tree.mapped(policy, lambda _, tensor: tensor.to(where))
+            try:
+                return returns_on(
+                    family, [of_run.tasks[number] for number in numbers], numbers, learner, moved, grid,
+                    range(self.config.seed, self.config.seed + self.config.num_seeds), episodes,
+                    self.config.episodes + 1, getattr(torch, self.config.dtype),
+                )  # fmt: skip
+            except (MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and "memory" not in str(error):
+                    raise
+                raise UsageError(f"`episodes`: expected tests that fit in memory, got {episodes:,}") from error
+        config = self.config.replace(device=device, engine="external", eval_episodes=episodes, replay_capacity=1)
         experiment = prepare(config, family)
         state = tree.unflatten(experiment.initial_state.learner, self._tensors(), "learner")
         try:

@@ -16,6 +16,8 @@ from torchq.runs.recorder import Recorder
 from torchq.runs.replay_log import ReplayLog
 
 CHECKPOINT_SECONDS = 15.0
+_SHARE_OF_CHECKPOINTS = 0.1
+"""Of the time, at most, where one takes long."""
 BLOCK_SECONDS = 0.5
 """Of rounds played in one call: long enough to hide it, short enough for progress and Ctrl-C."""
 MAX_STARTS = 1 << 20
@@ -51,7 +53,7 @@ def train(
     here = start or positions.beginning(experiment)
     log = positions.log_of(experiment, folder, here.segments)
     recorder = Recorder(experiment, folder, here, start is not None, progress, tell) if ranks.index == 0 else None
-    begun, saved, count = time.monotonic() - here.seconds, here.seconds, 1
+    begun, saved, took, count = time.monotonic() - here.seconds, here.seconds, 0.0, 1
     episodes_a_round = len(rollout.seeds) * rollout.num_tested * max(config.num_envs, config.eval_episodes)
     longest = min(max(1, MAX_STARTS // episodes_a_round), experiment.longest_block)
     try:
@@ -63,10 +65,11 @@ def train(
             wanted = count * min(BLOCK_SECONDS, CHECKPOINT_SECONDS) / max(after.seconds - here.seconds, 1e-9)
             found = experiment.share.joined(ranks.gathered(evaluations))
             here = recorder.record(found, here, after) if recorder else after
-            due = here.episode == config.episodes or here.seconds - saved > CHECKPOINT_SECONDS
+            pause = max(CHECKPOINT_SECONDS, took / _SHARE_OF_CHECKPOINTS)
+            due = here.episode == config.episodes or here.seconds - saved > pause
             if ranks.numbers(int(due))[0, 0]:
                 _save(experiment, folder, here, log, recorder)
-                saved = here.seconds
+                saved, took = here.seconds, time.monotonic() - begun - here.seconds
             count = max(1, min(int(wanted), 4 * count))
         if recorder:
             recorder.conclude(here)
