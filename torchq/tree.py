@@ -73,6 +73,14 @@ def rebuilt(tree: Any) -> Any:
     return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)
 
 
+def not_finite(tensors: dict[str, Tensor]) -> tuple[str, int] | None:
+    """The first tensor that is not finite, by name, and where along its first axis; None if all are."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
+            return name, int((~finite).nonzero()[0, 0]) if tensor.ndim else 0
+    return None
+
+
 def all_finite(tensors: dict[str, Tensor]) -> Tensor:
     """Whether every floating-point tensor is finite; a boolean of shape ()."""
     finite = [torch.isfinite(tensor).all() for tensor in tensors.values() if tensor.is_floating_point()]

@@ -17,6 +17,8 @@ from torchq.versions import git_commit, versions
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
+_MAY_DIFFER = ("device", "shard", "learning_rate")
+"""Settings with which a run may go on otherwise."""
 
 
 def new_config(out: Path | None, given: Mapping[str, Any]) -> Config:
@@ -41,7 +43,7 @@ def default_env(algo: str) -> str:
 def resumed_config(out: Path | None, given: Mapping[str, Any]) -> Config:
     """Configuration of the run in a folder, with which all that is given must agree.
 
-    Three may differ: the device, what ranks share out, and the number of episodes if there are more of them.
+    Some may differ: the device, what ranks share out, the learning rate, and the number of episodes if there are more.
 
     Raises:
         UsageError: if there is no run in the folder, it cannot be read, or an argument contradicts it.
@@ -52,6 +54,8 @@ def resumed_config(out: Path | None, given: Mapping[str, Any]) -> Config:
         state = "is not a folder" if out.exists() else "does not exist"
         raise UsageError(f"`resume`: expected the folder of a run, but {out} {state}")
     if not (out / CONFIG).exists():
+        if "algo" not in given:
+            raise UsageError(f"`resume`: {out} holds no run, or one that ended before it began; start it again")
         return new_config(out, given)
     config = read_config(out)
     wanted = config.replace(**given)
@@ -59,7 +63,7 @@ def resumed_config(out: Path | None, given: Mapping[str, Any]) -> Config:
         stored, value = getattr(config, name), getattr(wanted, name)
         if name == "episodes" and value > stored:
             config = _extended(config, value)
-        elif name in ("device", "shard"):
+        elif name in _MAY_DIFFER:
             config = config.replace(**{name: value})
         elif value != stored and value != "auto":
             came = f"expected {_shown(stored)}, as in the run to continue, got {_shown(value)}; leave it out"
@@ -83,15 +87,16 @@ def read_config(folder: Path) -> Config:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Write config.json, or bring the number of episodes in it up to date."""
+    """Write config.json, or bring the number of episodes and the learning rate in it up to date."""
     path = folder / CONFIG
     content = {**to_json(config), "versions": versions(), "git_commit": git_commit()}
     if path.exists():
         before = json.loads(path.read_bytes())
-        if before["episodes"] == config.episodes:
+        changed = {name: getattr(config, name) for name in ("episodes", "learning_rate")}
+        if all(before.get(name) == value for name, value in changed.items()):
             return
         (folder / SUMMARY).unlink(missing_ok=True)
-        content = {**before, "episodes": config.episodes}
+        content = {**before, **changed}
     write_atomically(path, json.dumps(content, indent=2).encode())
 
 

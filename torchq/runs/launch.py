@@ -216,7 +216,9 @@ def _learner(
         start = positions.load(experiment, folder) if resume else None
         if ranks.index == 0:
             write_config(folder, config)
-        size = f"{config.num_seeds} seeds, {len(experiment.task_list)} tasks, num_envs {config.num_envs}"
+        of_run = experiment.task_set
+        tested = "" if of_run.sample is None else f" ({len(of_run.sample):,} of them tested)"
+        size = f"{config.num_seeds} seeds, {len(of_run.tasks):,} tasks{tested}, num_envs {config.num_envs}"
         shared = f", {experiment.share.by} shared by {ranks.count} ranks" if ranks.count > 1 else ""
         where = f"{config.device}, engine {config.engine}{shared} -> {folder}"
         tell(f"{config.algo} on {config.env}: {size}; {where}", logging.INFO)
@@ -224,7 +226,6 @@ def _learner(
             tell(experiment.about_replay, logging.WARNING if config.replay_capacity < asked else logging.INFO)
         for note in (*getattr(family, "notes", ()), *experiment.notes):
             tell(note, logging.INFO)
-        of_run = experiment.task_set
         about_tasks = beyond(of_run.modes, of_run.held_out)
         if config.adapt_from and not going_on:
             about_tasks = about(config, family, of_run.tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from torchq.config import Config
 from torchq.errors import CheckpointError
 from torchq.quadratic.forms import Quadratic
 from torchq.runs.folder import SUMMARY
-from torchq.runs.metrics import METRICS, TensorBoard
+from torchq.runs.metrics import METRICS, TensorBoard, check_own
 from torchq.runs.recorder import MAX_TASKS_ON_BOARD
 from torchq.runs.study import Case, Outcome, Row, make_case, run_seed
 from torchq.runs.study_results import COLUMNS, by_samples, events, plot_study, quartiles, read_rows
@@ -79,6 +80,8 @@ def run_study(
 
     path, rows_per_run = folder / METRICS, len(cases) * len(config.sizes)
     loaded = load_checkpoint(folder / "checkpoint", config.algo) if resume else None
+    if resume and loaded is None and (folder / SUMMARY).exists():
+        raise CheckpointError(f"checkpoint: the finished study in {folder} has lost it; start a new one")
     record = _restore(*loaded, path, rows_per_run) if loaded else Record([], [], [], [], [], 0.0)
     begun = saved = time.monotonic()
     with path.open("a" if record.rows else "w", newline="") as file:
@@ -93,7 +96,9 @@ def run_study(
         def save() -> None:
             file.flush()
             os.fsync(file.fileno())
-            _save(record, config.algo, folder, record.wall_time + time.monotonic() - begun)
+            content = path.read_bytes()
+            own = {"metrics_size": len(content), "metrics_digest": hashlib.sha256(content).hexdigest()}
+            _save(record, config.algo, folder, record.wall_time + time.monotonic() - begun, own)
 
         try:
             for new in bar:
@@ -133,7 +138,7 @@ class Record(NamedTuple):
         self.findings.extend(run.findings)
 
 
-def _save(record: Record, algo: str, folder: Path, wall_time: float) -> None:
+def _save(record: Record, algo: str, folder: Path, wall_time: float, of_metrics: dict[str, Any]) -> None:
     parts = zip(*record.learnt, strict=True)
     tensors = {f"learnt.{name}": torch.stack(part) for name, part in zip(Quadratic._fields, parts, strict=True)}
     counters = {
@@ -143,6 +148,7 @@ def _save(record: Record, algo: str, folder: Path, wall_time: float) -> None:
         "seconds_of_fits": torch.stack(record.seconds).tolist(),
         "failures": record.failures,
         "findings": record.findings,
+        **of_metrics,
     }
     save_checkpoint(folder / "checkpoint", tensors, counters)
 
@@ -152,9 +158,16 @@ def _restore(tensors: dict[str, Tensor], counters: dict[str, Any], path: Path, r
     try:
         learnt = [Quadratic(*parts) for parts in zip(*(tensors[f"learnt.{x}"] for x in Quadratic._fields), strict=True)]
         seconds = list(torch.tensor(counters["seconds_of_fits"], dtype=torch.float64))
-        wall_time, failures, findings = counters["seconds"], counters["failures"], counters["findings"]
+        wall_time, failures, findings = (
+            float(counters["seconds"]),
+            list(counters["failures"]),
+            list(counters["findings"]),
+        )
+        size, digest = int(counters.get("metrics_size", 0)), str(counters.get("metrics_digest", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint: its content is corrupted ({error!r}); start a new run") from error
+    if digest:
+        check_own(path.parent, size, digest)
     return Record(_keep(path, len(learnt) * rows_per_run), learnt, seconds, failures, findings, wall_time)
 
 
@@ -164,11 +177,12 @@ def _outcomes(config: Config, cases: list[Case], starts: Quadratic | None, seeds
     Those of loky, unlike multiprocessing's own, do not run the user's script again. A process finds its family by name;
     what it gives back is NumPy's, for tensors between processes cost a file descriptor each.
     """
-    workers = min(os.cpu_count() or 1, len(seeds))
+    from loky import ProcessPoolExecutor, cpu_count
+
+    workers = min(cpu_count(), len(seeds))  # Those that this process may use.
     if workers <= 1 or len(seeds) < 4:
         yield from (run_seed(config, cases, starts, seed) for seed in seeds)
         return
-    from loky import ProcessPoolExecutor
 
     given = None if starts is None else [part.numpy() for part in starts]
     with ProcessPoolExecutor(workers, initializer=_begin, initargs=(config, given)) as pool:

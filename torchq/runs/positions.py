@@ -64,8 +64,9 @@ def save(experiment: Experiment, folder: Path, here: Position, log: ReplayLog) -
     """
     share, path = experiment.share, folder / "checkpoint"
     tensors = tree.flatten(here.state._replace(replay=()))
-    if not tree.all_finite(tensors):
-        raise DivergedError(diverged("the state of the run", 1, here.episode, folder))
+    if not tree.all_finite(tensors) and (bad := tree.not_finite(tensors)):
+        seed = experiment.config.seed + share.own.seeds[0] + bad[1]
+        raise DivergedError(diverged(f"{bad[0]} (seed {seed})", here.read_episode + 1, here.episode, folder))
     tensors |= {f"learner.task_places.{mode}": places for mode, places in enumerate(experiment.places)}
     part = checkpoint.write_part(path, tensors, here.episode, share.which)
     stored = log.append(here.state.replay, num_stored(experiment, here.episode)) if experiment.rollout.replay else []
@@ -86,11 +87,12 @@ def save(experiment: Experiment, folder: Path, here: Position, log: ReplayLog) -
 
 def diverged(what: str, first: int, last: int, folder: Path) -> str:
     """What is said where a value is not finite."""
-    kept = "the last good checkpoint is kept" if (folder / "checkpoint" / "checkpoint.json").exists() else (
-        "there is no checkpoint yet")  # fmt: skip
+    way = "there is no checkpoint yet: start again with a lower `learning_rate`"
+    if (folder / "checkpoint" / "checkpoint.json").exists():
+        way = f"the last good checkpoint is kept: go on with `resume=True` `out={folder}` and a lower `learning_rate`"
     return (
-        f"training stopped: {what} became NaN or infinite between episodes {first} and {last}; {kept}; check the "
-        "environment's rewards, or lower `learning_rate`"
+        f"training stopped: {what} became NaN or infinite between episodes {first} and {last}; check the environment's "
+        f"rewards; {way}"
     )
 
 
