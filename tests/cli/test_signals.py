@@ -63,9 +63,11 @@ def test_a_second_signal_ends_at_once():
         assert process.wait(timeout=10) == -signal.SIGINT
 
 
-@pytest.mark.parametrize("name", ["train.py", "evaluate.py"])
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "torchq"])
 def test_ctrl_c_while_packages_are_imported_prints_nothing(name):
-    process = subprocess.Popen([sys.executable, ROOT / name, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = ["-m", "torchq", "train"] if name == "torchq" else [ROOT / name]
+    command = [sys.executable, *command, "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
     time.sleep(0.4)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

@@ -7,12 +7,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from problems import command_line, library, outcome, start_process
+from problems import command_line, experiment, library, outcome, start_process
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs
 import torchq.runs.training
 from torchq.checkpoint import load_checkpoint
+from torchq.errors import DivergedError
+from torchq.runs import positions
 from torchq.runs.metrics import Metrics
 
 SMALL = (
@@ -185,8 +187,36 @@ def test_divergence_is_reported(tmp_path):
     code, _, err = command_line("--algo", "stlrq", *SMALL, *arguments)
     assert code == 2
     assert "became NaN or infinite between episodes 1 and 1" in err
-    assert "lower --learning-rate" in err
+    assert "there is no checkpoint yet: start again with a lower --learning-rate" in err
     assert not (tmp_path / "run" / "learning_curve.png").exists()
+
+
+def test_a_run_that_diverged_goes_on_with_a_lower_rate(tmp_path, monkeypatch):
+    monkeypatch.setattr(torchq.runs.training, "CHECKPOINT_SECONDS", 0.0)
+    folder, given = tmp_path / "run", ("--algo", "stlrq", *SMALL, "--optimizer", "sgd")
+    assert command_line(*given, "--learning-rate", 0.001, "--out", folder)[0] == 0
+    more = ("--resume", "--out", folder, "--episodes", 6, "--no-progress")
+    code, _, err = command_line(*more, "--learning-rate", 100)
+    assert code == 2
+    assert f"the last good checkpoint is kept: go on with --resume --out {folder} and a lower --learning-rate" in err
+    code, _, err = command_line(*more, "--learning-rate", 0.05)
+    assert code == 0, err
+    assert json.loads((folder / "config.json").read_text())["learning_rate"] == 0.05
+    assert torchq.load(folder).metrics.episode[-1] == 6
+
+
+def test_what_is_not_finite_at_a_checkpoint_is_named(tmp_path):
+    prepared = experiment("stlrq", "gridworld", num_seeds=3, seed=5)
+    state = prepared.initial_state
+    factor = state.learner.factors[1].clone()
+    factor[2, 0, 0, 0] = torch.nan
+    broken = state._replace(learner=state.learner._replace(factors=(state.learner.factors[0], factor,
+                                                                    *state.learner.factors[2:])))  # fmt: skip
+    here = positions.beginning(prepared)._replace(state=broken, episode=4, read_episode=2)
+    with pytest.raises(
+        DivergedError, match=r"learner.factors.1 \(seed 7\) became NaN or infinite between episodes 3 and 4"
+    ):
+        positions.save(prepared, tmp_path, here, positions.log_of(prepared, tmp_path))
 
 
 def test_many_tasks_train_without_an_optimum(tmp_path):

@@ -15,7 +15,8 @@ GROUPS = {
     "What to train": ("algo", "env", "preset", "env_option", "ranges", "config", "list", "help"),
     "Tasks": ("tasks", "vary", "num_tasks", "test_tasks", "held_out", "task_modes", "task_weights"),
     "Protocol and evaluation": (
-        "episodes", "num_seeds", "seed", "num_envs", "eval_every", "eval_episodes", "optimal", "lrq_convention",
+        "episodes", "num_seeds", "seed", "num_envs", "eval_every", "eval_episodes", "eval_tasks", "optimal",
+        "lrq_convention",
     ),
     "Learning": (
         "rank", "gamma", "learning_rate", "learning_rate_half_life", "optimizer", "update", "normalised", "init_scale",
