@@ -195,14 +195,14 @@ def test_a_run_that_diverged_goes_on_with_a_lower_rate(tmp_path, monkeypatch):
     monkeypatch.setattr(torchq.runs.training, "CHECKPOINT_SECONDS", 0.0)
     folder, given = tmp_path / "run", ("--algo", "stlrq", *SMALL, "--optimizer", "sgd")
     assert command_line(*given, "--learning-rate", 0.001, "--out", folder)[0] == 0
-    more = ("--resume", "--out", folder, "--episodes", 6, "--no-progress")
+    more = ("--resume", "--out", folder, "--episodes", 12, "--no-progress")
     code, _, err = command_line(*more, "--learning-rate", 1e30)
     assert code == 2
     assert f"the last good checkpoint is kept: go on with --resume --out {folder} and a lower --learning-rate" in err
     code, _, err = command_line(*more, "--learning-rate", 0.05)
     assert code == 0, err
     assert json.loads((folder / "config.json").read_text())["learning_rate"] == 0.05
-    assert torchq.load(folder).metrics.episode[-1] == 6
+    assert torchq.load(folder).metrics.episode[-1] == 12
 
 
 def test_what_is_not_finite_at_a_checkpoint_is_named(tmp_path):
