@@ -1,10 +1,13 @@
 """Help by topic, and of a choice."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
-from problems import command_line
+from problems import ROOT, command_line
 
 from torchq import config, families
 from torchq.cli.flags import options
@@ -76,3 +79,12 @@ def test_every_command_has_help():
         assert code == 0
         assert f"Usage: torchq {name} " in out
     assert "torchq train --algo stlrq\n" in command_line("train", "--help", entry=main)[1]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_terminal_without_greek_letters_gets_question_marks(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, ROOT / "train.py", "--help"]
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Step size ? at the start" in done.stdout

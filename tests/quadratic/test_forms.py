@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from torchq import LMIQL, LSPI, LMIQLi
 from torchq.quadratic import forms, lqr
 from torchq.quadratic.forms import Quadratic, Sample
 
@@ -95,3 +96,16 @@ def test_riccati_gain_is_greedy_for_its_value(generator):
 
     assert cost(-K @ x).item() == pytest.approx((x @ P @ x).item(), rel=1e-9)
     assert cost(-K @ x + 0.1) > cost(-K @ x)
+
+
+@pytest.mark.parametrize("learner", [LSPI(0.9), LMIQL(0.9), LMIQLi(0.9)])
+def test_samples_of_none_or_of_other_shapes_are_told(learner):
+    rows = torch.rand(5, 3, dtype=torch.float64)
+    sample = forms.Sample(rows, rows[:, :1], rows[:, 0], rows, rows[:, 1], rows[:, 2])
+    bound = torch.eye(3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="sample: expected at least one transition, got none"):
+        learner.fit(forms.Sample(*(field[:0] for field in sample)), bound)
+    with pytest.raises(ValueError, match=r"sample.reward: expected the shape \(5,\), got \(5, 1\)"):
+        learner.fit(sample._replace(reward=rows[:, :1]), bound)
+    with pytest.raises(ValueError, match=r"sample.next_phi: expected the shape \(5, p\), got \(5, 2\)"):
+        learner.fit(sample._replace(next_phi=rows[:, :2]), bound)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import io
 import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -27,8 +29,16 @@ def flag(name: str, value: str | None = None) -> str:
     return "--no-" + spelt[2:] if value == "False" else f"{spelt} {shlex.quote(value) if name == 'out' else value}"
 
 
+def _print_what_can_be() -> None:
+    """Put question marks where a terminal has no letter: η is not Latin-1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(errors="replace")
+
+
 def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
     """Run a click command; errors become one line on standard error and exit code 2, signals 128 and their number."""
+    _print_what_can_be()
     try:
         with ending_in_order():
             return command.main(args=argv, prog_name=command.name, standalone_mode=False) or 0

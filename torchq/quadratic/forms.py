@@ -124,6 +124,24 @@ class Sample(NamedTuple):
     next_value: Tensor
     """V_b(x⁺), (samples,)."""
 
+    def sizes(self) -> tuple[int, int]:
+        """P and m, numbers of features and of controls.
+
+        Raises:
+            ValueError: if there is no transition, or a field is not shaped as it should be.
+        """
+        count = len(self.phi)
+        if count == 0:
+            raise ValueError("sample: expected at least one transition, got none")
+        for name, tensor in zip(self._fields, self, strict=True):
+            wide = name in ("phi", "next_phi", "deviation")
+            features = "m" if name == "deviation" else "p"
+            expected = f"({count}, {features})" if wide else f"({count},)"
+            other = name == "next_phi" and tensor.shape[1:] != self.phi.shape[1:]
+            if tensor.ndim != 1 + wide or len(tensor) != count or other:
+                raise ValueError(f"sample.{name}: expected the shape {expected}, got {tuple(tensor.shape)}")
+        return self.phi.shape[1], self.deviation.shape[1]
+
 
 def residual_system(sample: Sample, gamma: float) -> tuple[Tensor, Tensor]:
     """Matrix G and offset y of the Bellman residuals δ = Gz + y, affine in z = (triu P, S, triu R, triu W).

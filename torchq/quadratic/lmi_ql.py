@@ -38,7 +38,7 @@ class LMIQL:
 
     def fit(self, sample: Sample, bound: Tensor) -> Fit:
         """Fit to samples, with B of `sdp.solve_relaxation`; falls back to the baseline if every solve fails."""
-        p, m = sample.phi.shape[1], sample.deviation.shape[1]
+        p, m = sample.sizes()
         G, y = forms.residual_system(sample, self.gamma)
         weight = torch.eye(p, dtype=G.dtype)
         if self.penalty == "data":

@@ -34,7 +34,7 @@ class LMIQLi:
         Raises:
             ValueError: if the R to start from is not positive.
         """
-        p, m = sample.phi.shape[1], sample.deviation.shape[1]
+        p, m = sample.sizes()
         q = forms.baseline(p, m) if start is None else start
         if torch.linalg.eigvalsh(q.R).min() <= 0:
             raise ValueError(f"start: expected R with positive eigenvalues, got {q.R.tolist()}")

@@ -31,7 +31,7 @@ class LSPI:
 
     def fit(self, sample: Sample, bound: Tensor) -> Fit:
         """Fit to samples; `bound` is not used. A singular R keeps the last good iterate."""
-        p, m = sample.phi.shape[1], sample.deviation.shape[1]
+        p, m = sample.sizes()
         q = forms.baseline(p, m)
         features = forms.action_features(sample.phi, sample.deviation)
         target = sample.reward + self.gamma * sample.next_value - sample.value
