@@ -81,9 +81,8 @@ def test_every_command_has_help():
     assert "torchq train --algo stlrq\n" in command_line("train", "--help", entry=main)[1]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
-def test_a_terminal_without_greek_letters_gets_question_marks(encoding):
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+def test_a_terminal_without_greek_letters_gets_question_marks():
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     command = [sys.executable, ROOT / "train.py", "--help"]
     done = subprocess.run(command, capture_output=True, env=environment, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, b"")
