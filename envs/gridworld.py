@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,10 @@ class GridworldTask:
     """Row of the goal in [0, size)."""
     goal_column: float | Tensor
     """Column of the goal in [0, size)."""
+
+
+_MOST_FOR_OPTIMUM = 1000
+"""Rows of a grid whose optimum is computed, cell by cell."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +103,17 @@ class Gridworld:
         """Goals in the four corners by default; more tasks go through all cells, corners first."""
         last = self.size - 1
         corners = [(0, 0), (0, last), (last, 0), (last, last)]
-        cells = [(row, column) for row in range(self.size) for column in range(self.size)]
-        goals = corners + [cell for cell in cells if cell not in corners]
+        cells = (divmod(number, self.size) for number in range(self.size**2))
+        others = (cell for cell in cells if cell not in corners)
+        goals = list(islice(chain(corners, others), num_tasks or 4))
         return [GridworldTask(*map(float, goals[i % len(goals)])) for i in range(num_tasks or 4)]
 
-    def optimal_returns(self, tasks: list[GridworldTask], device: torch.device | str = "cpu") -> list[float]:
-        """Expected undiscounted return of an optimal policy for each task, over one episode."""
+    def optimal_returns(self, tasks: list[GridworldTask], device: torch.device | str = "cpu") -> list[float] | None:
+        """Expected undiscounted return of an optimal policy for each task, over one episode; None on a huge grid."""
         from . import optimal
 
+        if self.size > _MOST_FOR_OPTIMUM:
+            return None
         return [optimal.gridworld(self, task) for task in tasks]
 
     def optimal_policy(self, task: GridworldTask) -> base.Policy:

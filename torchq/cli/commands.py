@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -56,7 +57,8 @@ def run_command(command: click.Command, argv: Sequence[str] | None) -> int:
     except TorchqError as error:
         message = error.spelt(flag)
     except OSError as error:
-        message = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
+        where = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else ""
+        message = ": ".join(part for part in (where, error.strerror) if part) or str(error)
     except UnicodeEncodeError:
         message = "arguments: expected text that UTF-8 can encode; rename the folder"
     except (click.Abort, KeyboardInterrupt) as error:

@@ -16,7 +16,7 @@ from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config, scope
 from torchq.engines import torch_settings
 from torchq.errors import ExternalError, Interrupted, UsageError, keyword, spell
 from torchq.ranks import Ranks, join, launched, restarted
-from torchq.runs import positions, training
+from torchq.runs import memory, positions, training
 from torchq.runs.adaptation import about, adapted_config, start_adapted
 from torchq.runs.config_files import read_settings
 from torchq.runs.env_specs import family_for, read_options, read_ranges, read_vary
@@ -253,6 +253,7 @@ def _study(config: Config, family: Any, out: Path | None, resume: bool, progress
     """The case study of a quadratic learner, whose solvers run on the CPU."""
     if config.device == "cuda":
         raise UsageError(f"`device`: expected cpu or auto with `algo={config.algo}`, got cuda")
+    memory.check_study(config)
     cases = make_cases(config, family)
     config = config.replace(device="cpu", gamma=cases[0].env.gamma)
     for case in cases:
@@ -292,7 +293,8 @@ def _prepare(config: Config, family: Any, ranks: Ranks, *, new: bool) -> Experim
         if isinstance(error, RuntimeError) and "memory" not in reason:
             raise  # A fault of the family's own code, which its author needs to see whole.
         raise UsageError(
-            f"`num_seeds`, `num_tasks`, `num_envs`, `rank`: expected a run that fits in memory ({reason})"
+            "`num_seeds`, `num_tasks`, `num_envs`, `rank`: expected a run that fits in memory"
+            + (reason and f" ({reason})")
         ) from error
     torch_settings.limit_threads(experiment.work)
     return experiment

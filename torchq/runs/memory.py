@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ _FUSED_PER_DRAWN = 32
 """Bytes that a fused program keeps of each stored transition that it draws."""
 _COPIES_OF_ACTIONS = 4
 """Of an episode's actions, which are kept to repeat them: in states and beside environments, of training and tests."""
+_BYTES_PER_SAMPLE = {"lspi": 2000, "program": 8000}
+"""Of a study, roughly."""
 _SHARE_FOR_REPLAY = 0.5
 """Of free memory, at most."""
 
@@ -126,10 +129,35 @@ def available(device: torch.device) -> int | None:
     try:
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
+        return int(min(int(lines["MemAvailable"].split()[0]) * 1024, _left_by_limit()))
     except (OSError, KeyError, ValueError):
         pages = getattr(os, "sysconf_names", {}).get("SC_AVPHYS_PAGES")
         return None if pages is None else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _left_by_limit() -> float:
+    """Bytes of addresses that `ulimit -v` leaves this process."""
+    with suppress(ImportError):
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            with open("/proc/self/statm") as file:
+                return max(0, limit - int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE"))
+    return math.inf
+
+
+def check_study(config: Config) -> None:
+    """See that the data sets of a study fit in memory.
+
+    Raises:
+        UsageError: if they do not.
+    """
+    free = available(torch.device("cpu"))
+    need = max(config.sizes) * _BYTES_PER_SAMPLE["lspi" if config.algo == "lspi" else "program"]
+    if free is not None and need > free:
+        came = f"{max(config.sizes):,} samples need about {shown(need)}, {shown(free)} are free"
+        raise UsageError(f"`sizes`: expected data sets that fit in memory, but {came}")
 
 
 def too_large(config: Config, rollout: Rollout, free: int | None) -> dict[str, str]:
@@ -191,6 +219,6 @@ def capacity(config: Config, episode_length: int, num_modes: int, free: int | No
     return most, f"replay: {updates}, from {drawn}, drawn from {kept} ({size})"
 
 
-def shown(count: int) -> str:
+def shown(count: float) -> str:
     """Bytes as people read them."""
     return f"{count / 2**30:,.1f} GiB" if count >= 2**28 else f"{count / 2**20:,.1f} MiB"

@@ -6,7 +6,8 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,9 +100,14 @@ class MetricsFile:
         self._hash.update(content)
 
     def sync(self) -> None:
-        """Put what is written on the disk."""
+        """Put what is written on the disk.
+
+        Raises:
+            OSError: if the file is not there any more.
+        """
         self._file.flush()
         os.fsync(self._file.fileno())
+        os.stat(self._file.name)  # A file that was removed takes what is written, and keeps nothing.
 
     def close(self) -> None:
         """Close the file."""
@@ -182,6 +188,7 @@ class TensorBoard:
     def __init__(self, folder: Path, resumed_from: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._hook, threading.excepthook = threading.excepthook, _quiet(threading.excepthook)
         # A queue that is full makes training wait for the disk.
         self._writer = SummaryWriter(str(folder), max_queue=1 << 16, flush_secs=5, purge_step=resumed_from)
 
@@ -211,4 +218,12 @@ class TensorBoard:
 
     def close(self) -> None:
         """Write what is pending and close."""
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+
+def _quiet(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """A hook that leaves out what a disk refuses to the thread that writes events: the next call raises it again."""
+    return lambda found: None if isinstance(found.exc_value, OSError) else hook(found)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torchq.runs.policy import GridPolicy
 
 MAX_TASKS = 4
+MAX_POINTS = 200
+"""Of a dimension, so many are drawn."""
 PLACES = 48
 """Along a dimension that is interpolated."""
 
@@ -67,4 +69,7 @@ def _best(policy: GridPolicy, task: int, across: int, up: int) -> list[tuple[str
 
 
 def _places(mode: Mode) -> torch.Tensor:
-    return torch.linspace(mode.low, mode.high, PLACES, dtype=torch.float64) if mode.interpolates else mode.points()
+    if mode.interpolates:
+        return torch.linspace(mode.low, mode.high, PLACES, dtype=torch.float64)
+    points = mode.points()
+    return points[:: -(-len(points) // MAX_POINTS)]
