@@ -2,10 +2,10 @@
 
     python benchmarks/faults.py [--kills 200] [--disks 100] [--mutations 500] [--commands 500] [--seed 0] [--out NAME]
 
-Kills: runs of all kinds of learners and protocols, alone or shared by two ranks, are ended by SIGKILL at random moments,
-a rank or all, until they come to their end; what they leave must be, byte for byte, what a run that was left alone
-leaves. Disks: a write, a flush or a rename fails with "no space left", or leaves half of a file. Mutations: a file of a
-run folder is damaged, and the run resumed or shown. Commands: flags with values of all sorts.
+Kills: runs of all kinds of learners and protocols, alone or shared by two ranks, are ended by SIGKILL at random
+moments, a rank or all, until they come to their end; what they leave must be, byte for byte, what a run that was left
+alone leaves. Disks: a write, a flush or a rename fails with "no space left", or leaves half of a file. Mutations: a
+file of a run folder is damaged, and the run resumed or shown. Commands: flags with values of all sorts.
 
 A try is survived if the process ends in time, with exit code 0, or 2 and one line and nothing lost. Prints what was
 tried and survived, and what was not with what brings it about; writes benchmarks/results/faults.md.
@@ -48,16 +48,19 @@ RUNS = {
     "stlrq": ("--algo", "stlrq", "--env", "gridworld", "--engine", "eager", *GRID, "--episodes", "6"),
     "replay": ("--algo", "stlrq", "--env", "wireless", "--engine", "fused", *GRID, "--episodes", "30", "--rank", "4",
                "--replay-ratio", "1", "--replay-batch", "2", "--replay-capacity", "500"),
-    "turns": ("--algo", "stlrq", "--env", "pendulum", "--preset", "paper", "--engine", "fused", *GRID, "--episodes", "40"),
+    "turns": ("--algo", "stlrq", "--env", "pendulum", "--preset", "paper", "--engine", "fused", *GRID,
+              "--episodes", "40"),
     "lrq": ("--algo", "lrq", "--env", "cartpole", "--engine", "fused", *GRID, "--episodes", "8", "--rank", "4"),
     "clrq": ("--algo", "clrq", "--env", "pendulum", "--engine", "fused", *GRID, "--episodes", "20", "--rank", "4"),
     "tabular": ("--algo", "tabular", "--env", "gridworld", "--engine", "eager", *GRID, "--episodes", "8"),
-    "modes": ("--algo", "stlrq", "--env", "pendulum", "--engine", "fused", *GRID, "--num-tasks", "12", "--episodes", "20",
-              "--rank", "4", "--task-modes", "linear", "--held-out", "0.2"),
+    "modes": ("--algo", "stlrq", "--env", "pendulum", "--engine", "fused", *GRID, "--num-tasks", "12",
+              "--episodes", "20", "--rank", "4", "--task-modes", "linear", "--held-out", "0.2"),
     "study": ("--algo", "lspi", "--no-progress", "--num-seeds", "3", "--num-tasks", "1", "--sizes", "20,40"),
 }  # fmt: skip
-SHARED = ("--algo", "stlrq", "--env", "pendulum", "--engine", "fused", *SMALL, "--num-seeds", "1", "--num-tasks", "40",
-          "--num-envs", "16", "--rank", "4", "--episodes", "60", "--eval-every", "1", "--replay-ratio", "0")  # fmt: skip
+SHARED = (
+    "--algo", "stlrq", "--env", "pendulum", "--engine", "fused", *SMALL, "--num-seeds", "1", "--num-tasks", "40",
+    "--num-envs", "16", "--rank", "4", "--episodes", "60", "--eval-every", "1", "--replay-ratio", "0",
+)  # fmt: skip
 
 
 class Ended(NamedTuple):
@@ -373,7 +376,7 @@ def commands(count: int, seed: int) -> list[list[str]]:
 def campaign(given: argparse.Namespace, folder: Path) -> Campaign:
     """Try everything."""
     run = Campaign(given.seed, folder)
-    names, ranks = sorted(RUNS), max(1, given.kills // 20) if given.kills >= 20 else 0
+    names, ranks = given.kinds.split(","), max(1, given.kills // 20) if given.kills >= 20 else 0
     for number in range(given.kills):
         run.kill_rank() if number < ranks else run.kill(names[number % len(names)])
     for number in range(given.disks):
@@ -390,6 +393,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, count in {"kills": 200, "disks": 100, "mutations": 500, "commands": 500, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument("--kinds", default=",".join(RUNS), help="of runs: " + ", ".join(RUNS))
     parser.add_argument("--out", default="faults")
     given, begun = parser.parse_args(), time.time()
     with tempfile.TemporaryDirectory() as folder:

@@ -124,3 +124,25 @@ def test_classic_control_gets_its_page(tmp_path, monkeypatch):
     assert page.count("a row each") == 6
     assert "the 4 beyond that, never trained on" in page
     assert re.search(r"\b(nan|inf)\b", page) is None
+
+
+def test_a_campaign_of_faults_is_survived(tmp_path):
+    """In a process of its own, for its children are forked: what has started threads cannot be."""
+    command = [sys.executable, ROOT / "benchmarks" / "faults.py", "--kills", 2, "--disks", 2, "--mutations", 12,
+               "--commands", 12, "--seed", 7, "--kinds", "stlrq,turns", "--out", tmp_path / "found"]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = re.findall(r"\| (\w+) \| (\d+) \| (\d+) \|", (tmp_path / "found.md").read_text())
+    assert counts == [("kills", "2", "2"), ("disks", "2", "2"), ("mutations", "12", "12"), ("commands", "12", "12")]
+
+
+@pytest.mark.slow
+def test_a_million_is_measured_with_fewer(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "million.py", "--tasks", 1200, "--runs", tmp_path, "--out",
+               tmp_path / "found"]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "found.md").read_text()
+    assert "## 1,200 tasks of pendulum" in page
+    assert "## 1,200 tasks of wireless" in page
+    assert (tmp_path / "found.png").stat().st_size > 10_000
