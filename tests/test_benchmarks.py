@@ -128,12 +128,12 @@ def test_classic_control_gets_its_page(tmp_path, monkeypatch):
 
 def test_a_campaign_of_faults_is_survived(tmp_path):
     """In a process of its own, for its children are forked: what has started threads cannot be."""
-    command = [sys.executable, ROOT / "benchmarks" / "faults.py", "--kills", 2, "--disks", 2, "--mutations", 12,
-               "--commands", 12, "--seed", 7, "--kinds", "stlrq,turns", "--out", tmp_path / "found"]  # fmt: skip
+    command = [sys.executable, ROOT / "benchmarks" / "faults.py", "--kills", 1, "--disks", 1, "--mutations", 6,
+               "--commands", 6, "--seed", 7, "--kinds", "stlrq,turns", "--out", tmp_path / "found"]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.findall(r"\| (\w+) \| (\d+) \| (\d+) \|", (tmp_path / "found.md").read_text())
-    assert counts == [("kills", "2", "2"), ("disks", "2", "2"), ("mutations", "12", "12"), ("commands", "12", "12")]
+    assert counts == [("kills", "1", "1"), ("disks", "1", "1"), ("mutations", "6", "6"), ("commands", "6", "6")]
 
 
 @pytest.mark.slow

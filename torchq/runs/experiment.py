@@ -250,7 +250,8 @@ def prepare(
     free = memory.available(device)
     if free is not None and device.type == "cpu":
         free = int(ranks.numbers(free // ranks.local_count).min())
-    room = free if free is None or device.type == "cpu" else free // 3  # Graphs keep buffers of their own.
+    room = None if free is None else free * ranks.count  # For the whole run.
+    room = room if room is None or device.type == "cpu" else room // 3  # Graphs keep buffers of their own.
     room = room if fit_replay else None
     learning = config.replace(num_tasks=of_run.num_trained)
     capacity, about_replay = memory.capacity(learning, env.episode_length, len(grid.mode_sizes), room)

@@ -99,7 +99,7 @@ def needed(config: Config, rollout: Rollout, engine: str) -> Need:
         entries = num_tasks * math.prod(rollout.grid.mode_sizes) * rollout.env.num_actions
         row = rollout.env.num_actions
     temporary = 0 if engine == "fused" else row * size
-    config = config.replace(num_tasks=num_tasks)  # Of those that learn.
+    config = config.replace(num_tasks=num_tasks, num_seeds=runs)  # Of those that learn here.
     stored, again, growing = 0, 0, 0
     if rollout.replay:
         num_modes, length = len(rollout.grid.mode_sizes), rollout.env.episode_length
