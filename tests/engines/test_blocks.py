@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import PLAIN, experiment
 
-from torchq.engines import blocks
+from torchq.engines import blocks, protocols
 from torchq.engines.contract import BlockEngine
 from torchq.tree import flatten
 
@@ -84,3 +84,20 @@ def test_the_state_given_stays_as_it_was():
     run.play_block(run.initial_state, 0, 3)
     for name, tensor in flatten(given).items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_long_rounds_are_played_in_calls_between_which_signals_are_heard(monkeypatch):
+    """As many steps as are short, whatever the round: the same learner as in one call."""
+    whole = prepared(env="pendulum", num_envs=3)
+    assert protocols.steps_of_a_call(whole.config, whole.rollout) == 15
+    expected, _ = whole.play_block(whole.initial_state, 0, 2)
+    cut = prepared(env="pendulum", num_envs=3)
+    calls = []
+    train = cut.engine.train
+    monkeypatch.setattr(protocols, "_TRANSITIONS_OF_A_CALL", 7 * 4 * 2 * 2 * (3 + cut.config.replay_batch))
+    monkeypatch.setattr(cut.engine, "train", lambda batch, state, rates, first: (
+        calls.append((first, len(rates.epsilon))), train(batch, state, rates, first))[1])  # fmt: skip
+    state, _ = cut.play_block(cut.initial_state, 0, 2)
+    assert calls == [(0, 7), (7, 7), (14, 1), (15, 7), (22, 7), (29, 1)]
+    for (name, mine), theirs in zip(flatten(state.learner).items(), flatten(expected.learner).values(), strict=True):
+        assert torch.equal(mine, theirs), name

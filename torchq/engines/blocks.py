@@ -16,7 +16,7 @@ from torchq.engines.contract import (
     Statistics,
 )
 from torchq.engines.evaluation import evaluate, mean
-from torchq.engines.protocols import fits, play_round, takes_turns, turn_rates
+from torchq.engines.protocols import fits, play_round, steps_of_a_call, takes_turns, turn_rates
 from torchq.engines.rollout import Rollout
 from torchq.philox import Purpose
 
@@ -29,12 +29,13 @@ def play(
     Args:
         config: hyper-parameters.
         rollout: what is trained.
-        engine: that plays; one that can plays all of them in one call.
+        engine: that plays; one that can plays all of them in one call, where that is short and all tasks are tested.
         state: before; its statistics are those since the evaluation before.
         first: rounds played before.
         count: how many to play.
     """
-    if isinstance(engine, BlockEngine) and not fits(config) and rollout.test_rows is None:
+    short = takes_turns(config, rollout) or steps_of_a_call(config, rollout) == rollout.env.episode_length
+    if isinstance(engine, BlockEngine) and short and not fits(config) and rollout.test_rows is None:
         return _play_block(config, rollout, engine, state, first, count)
     evaluations = []
     for episode in range(first + 1, first + count + 1):

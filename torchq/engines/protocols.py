@@ -76,12 +76,12 @@ def batched_round(config: Config, rollout: Rollout, engine: Engine, state: RunSt
         env = starts(rollout, engine, batch, Purpose.RESET, episode, rollout.num_envs)
         state = state._replace(env=env)
     rates, done = turn_rates(config, rollout, episode, 0), 0
-    for part in zip(*(rate.split(_steps_of_a_call(config, rollout)) for rate in rates), strict=True):
+    for part in zip(*(rate.split(steps_of_a_call(config, rollout)) for rate in rates), strict=True):
         state, done = engine.train(batch, state, Rates(*part), first + done), done + len(part[0])
     return _fitted(rollout, state, episode + 1) if fits(config) else state
 
 
-def _steps_of_a_call(config: Config, rollout: Rollout) -> int:
+def steps_of_a_call(config: Config, rollout: Rollout) -> int:
     """Steps after which Python has its turn, for signals: by the sizes of the whole run, whoever shares it."""
     again = config.replay_ratio * (config.num_envs + config.replay_batch) if config.replay_ratio else config.num_envs
     each = int(config.num_tasks or 1) * config.num_seeds * max(1, again)
