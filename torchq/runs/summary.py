@@ -64,7 +64,7 @@ def write(experiment: Experiment, folder: Path, wall_time: float) -> dict[str, A
 
 def _sample(of_run: TaskSet, final: np.ndarray) -> dict[str, Any]:
     """Entries about many tasks: how many there are, which were tested, and the returns over these."""
-    if final.shape[1] <= MAX_LISTED:
+    if of_run.sample is None and final.shape[1] <= MAX_LISTED:
         return {}
     returns, numbers = final.mean(0), np.array(of_run.numbers)
     order = returns.argsort(kind="stable")
