@@ -109,7 +109,8 @@ def drawn(found: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     run = found["run"]
-    numbers = np.linspace(0, len(run.tasks.tasks) - 1, MAPPED).astype(int).tolist()
+    known = len(run.tasks.tasks)
+    numbers = sorted(np.random.default_rng(0).choice(known, min(known, MAPPED), replace=False).tolist())
     returns = run.evaluate(1, tasks=numbers)[0]
     tasks = [run.tasks.tasks[number] for number in numbers]
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")

@@ -81,7 +81,7 @@ def test_types_reach_those_who_use_the_package(tmp_path):
 def test_a_wheel_brings_commands_families_and_types(installed):
     (info,) = installed.glob("*.dist-info")
     entries = (info / "entry_points.txt").read_text()
-    assert "torchq = torchq.cli.main:main" in entries
+    assert "torchq = torchq.__main__:main" in entries
     assert "pendulum = envs.pendulum:Pendulum" in entries
     assert (installed / "torchq" / "py.typed").exists()
     text = (info / "METADATA").read_text()

@@ -80,7 +80,8 @@ def test_a_configuration_of_version_0_1_0_still_reads():
     since = {"features": "cells", "replay_ratio": 0, "replay_batch": 16, "replay_capacity": 20_000,
              "replay_recent": 1.0, "target_rate": None, "tasks": [], "test_tasks": [], "task_modes": "table",
              "held_out": 0.0, "adapt_from": None, "grow": False, "fit": "semi-gradient", "data": None,
-             "guide_margin": 6.0, "guide_samples": 8000.0, "samples_before": 0, "env_option": {}}  # fmt: skip
+             "guide_margin": 6.0, "guide_samples": 8000.0, "samples_before": 0, "env_option": {},
+             "eval_tasks": None, "shard": "auto"}  # fmt: skip
     assert to_json(config).items() <= (json.loads(written) | since).items()
     assert [name for name in to_json(config) if name not in since] == list(json.loads(written))[:-2]  # versions, commit
 

@@ -15,7 +15,7 @@ import envs
 import torchq.runs.memory
 import torchq.runs.training
 from torchq.errors import CheckpointError
-from torchq.runs.replay_log import ReplayLog
+from torchq.runs.replay_log import ReplayLog, clean
 
 SHORT = library(episode_length=5)
 SMALL = ("--algo", "stlrq", "--env", "pendulum", "--num-seeds", 2, "--rank", 3, "--no-optimal", "--device", "cpu",
@@ -34,9 +34,9 @@ def test_every_transition_is_written_once_and_old_files_go(tmp_path):
     log, sizes = ReplayLog(tmp_path, capacity=6), []
     for count in (2, 3, 3, 7, 12, 13):
         segments = log.append(written(count), count)
-        log.clean()
+        clean(tmp_path, log.names)
         sizes.append([(segment.first, segment.end) for segment in segments])
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(segment.name for segment in segments)
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(segment.name("") for segment in segments)
     assert sizes == [
         [(0, 2)], [(0, 2), (2, 3)], [(0, 2), (2, 3)], [(0, 2), (2, 3), (3, 7)], [(3, 7), (7, 12)],
         [(7, 12), (12, 13)],
@@ -51,7 +51,7 @@ def test_every_transition_is_written_once_and_old_files_go(tmp_path):
 def test_more_than_the_capacity_at_once_leaves_out_what_is_never_drawn(tmp_path):
     (segment,) = ReplayLog(tmp_path, capacity=6).append(written(29, start=19), 29)
     assert (segment.first, segment.end) == (23, 29)
-    assert load_file(tmp_path / segment.name)["transitions"][0, 0, :, 0].tolist() == list(range(23, 29))
+    assert load_file(tmp_path / segment.name(""))["transitions"][0, 0, :, 0].tolist() == list(range(23, 29))
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "another", "a gap", "nonsense"])
@@ -59,13 +59,13 @@ def test_damaged_segments_are_one_line(tmp_path, damage):
     log = ReplayLog(tmp_path, capacity=6)
     log.append(written(3), 3)
     segments = log.append(written(7), 7)
-    path = tmp_path / segments[1].name
+    path = tmp_path / segments[1].name("")
     if damage == "missing":
         path.unlink()
     elif damage == "truncated":
         path.write_bytes(path.read_bytes()[:-5])
     elif damage == "another":
-        path.write_bytes((tmp_path / segments[0].name).read_bytes())
+        path.write_bytes((tmp_path / segments[0].name("")).read_bytes())
     listed = {"a gap": segments[1:], "nonsense": [7]}.get(damage, segments)
     with pytest.raises(CheckpointError, match=r"^checkpoint: [^\n]+$"):
         ReplayLog(tmp_path, 6, listed).restore(torch.zeros(2, 3, 10, 5), 7)

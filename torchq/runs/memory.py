@@ -183,13 +183,13 @@ def too_large(config: Config, rollout: Rollout, free: int | None) -> dict[str, s
 
 def _advice(config: Config, rollout: Rollout, need: Need, free: int) -> str | None:
     """What would fit where this does not."""
-    fixed = need.learner + need.replay + need.tests
-    if need.tests > free - (fixed - need.tests) - need.per_env and need.tests > free // 2:
-        return (f"`eval_episodes`, `eval_tasks`: expected tests that fit in memory, but these need about "
-                f"{shown(need.tests)}, {shown(free)} are free")  # fmt: skip
+    fixed = need.learner + need.replay
     total = fixed + config.num_envs * need.per_env
     if total <= free:
-        return None
+        if fixed + need.tests <= free:  # They come one after the other.
+            return None
+        came = f"these need about {shown(need.tests)}, {shown(free)} are free"
+        return f"`eval_episodes`, `eval_tasks`: expected tests that fit in memory, but {came}"
     came = f"this one needs about {shown(total)}, {shown(free)} are free"
     fitting = (free - fixed) // need.per_env
     if fitting >= 1:
