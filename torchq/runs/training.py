@@ -16,8 +16,8 @@ from torchq.runs.recorder import Recorder
 from torchq.runs.replay_log import ReplayLog
 
 CHECKPOINT_SECONDS = 15.0
-_SHARE_OF_CHECKPOINTS = 0.1
-"""Of the time, at most, where one takes long."""
+_LONG, _SHARE_OF_CHECKPOINTS = 1.5, 0.1
+"""Seconds of a checkpoint that takes long, and the share of the time that such ones take at most."""
 BLOCK_SECONDS = 0.5
 """Of rounds played in one call: long enough to hide it, short enough for progress and Ctrl-C."""
 MAX_STARTS = 1 << 20
@@ -65,8 +65,8 @@ def train(
             wanted = count * min(BLOCK_SECONDS, CHECKPOINT_SECONDS) / max(after.seconds - here.seconds, 1e-9)
             found = experiment.share.joined(ranks.gathered(evaluations))
             here = recorder.record(found, here, after) if recorder else after
-            pause = max(CHECKPOINT_SECONDS, took / _SHARE_OF_CHECKPOINTS)
-            due = here.episode == config.episodes or here.seconds - saved > pause
+            pause = took / _SHARE_OF_CHECKPOINTS if took > _LONG else 0.0
+            due = here.episode == config.episodes or here.seconds - saved > max(CHECKPOINT_SECONDS, pause)
             if ranks.numbers(int(due))[0, 0]:
                 _save(experiment, folder, here, log, recorder)
                 saved, took = here.seconds, time.monotonic() - begun - here.seconds
