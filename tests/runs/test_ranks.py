@@ -142,6 +142,13 @@ def test_what_cannot_be_shared_is_one_line(case, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_what_one_rank_finds_ends_all_with_one_line(tmp_path):
+    line = refused(2, *SMALL, "--optimizer", "sgd", "--learning-rate", 1e10, "--out", tmp_path / "run")
+    assert "became NaN or infinite between episodes 1 and 1" in line
+    assert "start again with a lower --learning-rate" in line
+
+
 def workers(process):
     """The processes of the ranks."""
     listed = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True).stdout

@@ -31,7 +31,7 @@ def block(num_fields: int, num_modes: int, real: Any) -> type[ctypes.Structure]:
             ("replay_recent", ctypes.c_double),
             ("memory", pointer), ("target", modes), ("target_rate", real), ("gamma", real), ("guide", modes),
             ("margin", ctypes.c_double), ("margin_end", ctypes.c_double),
-            ("purpose", ctypes.c_int64), ("shards", ctypes.c_int64), ("shard_begins", pointer),
+            ("purpose", ctypes.c_int64), ("reset_at", pointer), ("shards", ctypes.c_int64), ("shard_begins", pointer),
             ("shard_tasks", ctypes.c_int64), ("ranks", ctypes.c_int64), ("exchange", _EXCHANGE),
         ]  # fmt: skip
 

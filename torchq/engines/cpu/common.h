@@ -42,7 +42,8 @@ struct Args {
   real gamma;
   real *guide[ALL_MODES];               // factors of the guide, or null: torchq.lowrank.guide
   double margin, margin_end;            // M, and the updates after which nothing is left of it
-  int64_t purpose;                      // of the random numbers of a reset
+  int64_t purpose;                      // of the random numbers of resets
+  const int64_t *reset_at;              // (steps): how many steps each has taken before, of as many resets
   // Shards of tasks, whose gradients are added in a fixed order: torchq.engines.shards.
   int64_t shards;
   const int64_t *shard_begins;          // (shards + 1): their first tasks, and the end of the last

@@ -51,6 +51,7 @@ class CppEngine:
         self.rollout, self.learner = rollout, rollout.learner
         self._real: Any = ctypes.c_float if rollout.dtype == torch.float32 else ctypes.c_double
         start = rollout.reset(rollout.batch(0), 0)
+        self._state_type, self._field_types = type(start), [field.dtype for field in start]
         try:
             program = trace_family(rollout.env, rollout.tasks, start, rollout.dtype)
             self._library = build.library(_constants(rollout, self.learner), cpp.family(program))
@@ -129,15 +130,11 @@ class CppEngine:
 
     def starts(self, batch: Batch, purpose: Purpose, episodes: list[int], num_envs: int) -> EnvState:
         """Environments at the start of episodes, as in `BlockEngine`."""
-        rollout, shape = self.rollout, (len(self.rollout.seeds), len(batch.task_index), num_envs)
-        like = rollout.reset(rollout.batch(0), 0)
-        fields = [field.new_zeros(len(episodes), *shape) for field in like]
-        for number, episode in enumerate(episodes):
-            self._call(
-                "torchq_reset", batch, [field[number] for field in fields], factors=[], purpose=purpose,
-                first_step=episode * rollout.env.episode_length,
-            )  # fmt: skip
-        return type(like)(*fields)
+        rollout, shape = self.rollout, (len(episodes), len(self.rollout.seeds), len(batch.task_index), num_envs)
+        fields = [torch.zeros(shape, dtype=dtype) for dtype in self._field_types]
+        at = torch.tensor(episodes, dtype=torch.int64) * rollout.env.episode_length
+        self._call("torchq_reset", batch, fields, factors=[], purpose=purpose, steps=len(episodes), reset_at=at)
+        return self._state_type(*fields)
 
     @property
     def _sweeps_per_step(self) -> int:

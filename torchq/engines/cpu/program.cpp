@@ -128,10 +128,11 @@ static bool train_all(const Args &a) {
   return true;
 }
 
-// Environments at the start of an episode.
+// Environments at the start of episodes, (steps, seeds, tasks, envs).
 static void reset_all(const Args &a) {
   const int64_t each = a.tasks * a.envs, chunks = (each + CHUNK - 1) / CHUNK;
-#pragma omp parallel for schedule(static) collapse(2) num_threads(a.threads)
+#pragma omp parallel for schedule(static) collapse(3) num_threads(a.threads)
+  for (int64_t number = 0; number < a.steps; ++number)
   for (int64_t seed = 0; seed < a.seeds; ++seed)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t from = chunk * CHUNK;
@@ -143,13 +144,13 @@ static void reset_all(const Args &a) {
         env[i] = uint32_t((from + i) % a.envs), name[i] = uint32_t(a.task_names[task]);
         for (int p = 0; p < Family::PARAMETERS; ++p) parameter[p][i] = a.parameters[task * Family::PARAMETERS + p];
       }
-      Run{a, seed, 0}.uniforms<Family::RESET_UNIFORMS>(Purpose(a.purpose), 0, env, name, count, uniforms);
+      Run{a, seed, 0}.uniforms<Family::RESET_UNIFORMS>(Purpose(a.purpose), a.reset_at[number], env, name, count, uniforms);
       for (int lane = 0; lane < count; lane += Wide::COUNT) {
         const int lanes = std::min(Wide::COUNT, count - lane);
         Wide::r p[Family::PARAMETERS + 1], u[Family::RESET_UNIFORMS + 1];
         for (int i = 0; i < Family::PARAMETERS; ++i) p[i] = load_lanes<Wide::r>(parameter[i], lane, lanes);
         for (int i = 0; i < Family::RESET_UNIFORMS; ++i) u[i] = load_lanes<Wide::r>(uniforms[i], lane, lanes);
-        Family::reset<Wide>(p, u).store(a.state, seed * each + from + lane, lanes);
+        Family::reset<Wide>(p, u).store(a.state, (number * a.seeds + seed) * each + from + lane, lanes);
       }
     }
 }
