@@ -190,7 +190,8 @@ def test_a_rank_that_does_not_answer_is_named_after_a_while(tmp_path):
     assert "error: rank 1 of 2 cannot be reached: it ended, or has not answered for 4 s" in err
 
 
-@pytest.mark.parametrize("to", ["torchrun", pytest.param("one rank", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["torchrun", "one rank"])
 def test_a_signal_keeps_what_all_ranks_have_learnt(to, tmp_path):
     process = start(2, *LONG, "--out", tmp_path / "run")
     wait_for(tmp_path / "run" / "metrics.csv", process)

@@ -60,10 +60,10 @@ def test_a_sampled_run_goes_on_as_if_it_had_not_stopped(many, tmp_path):
     ("algo", "options"),
     [
         ("stlrq", {}),
-        ("stlrq", {"task_modes": "linear"}),
+        pytest.param("stlrq", {"task_modes": "linear"}, marks=pytest.mark.slow),
         ("stlrq", {"task_modes": "linear", "held_out": 0.2}),
         ("lrq", {}),
-        ("clrq", {}),
+        pytest.param("clrq", {}, marks=pytest.mark.slow),
         ("tabular", {}),
     ],
 )
