@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,13 +20,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchq.errors import RankError, UsageError
+from torchq.handlers import handled_by
 
 _T = TypeVar("_T")
 _SECONDS_TO_ANSWER = 3.0
 """After an error, for other ranks to say that they are alive."""
 _SECONDS_OF_ECHO = 5.0
 """In which a signal may come twice: from the terminal, and from torchrun."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Exchange(Protocol):
@@ -61,6 +60,7 @@ class Ranks:
     ) -> None:  # fmt: skip
         self.index, self.count, self.local_index, self.local_count = index, count, local_index, local_count
         self._store, self._seconds, self._signal, self._signalled = store, seconds, 0, 0.0
+        self._before: dict[signal.Signals, Any] = {}
 
     def exchange(self, sent: Tensor, received: Tensor) -> None:
         """Fill `received`, (count · size,), with what all send, (size,); see `Exchange`."""
@@ -106,12 +106,7 @@ class Ranks:
 
     @contextmanager
     def signals_kept(self) -> Iterator[None]:
-        """Keep signals for `end_if_signalled`: what happens in the middle of an exchange would strand the others."""
-        if self.count == 1 or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        self._before = before
+        """Keep signals for `agree`: what happens in the middle of an exchange would strand the others."""
 
         def keep(number: int, _: Any) -> None:
             if not self._signal:
@@ -120,13 +115,11 @@ class Ranks:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
 
-        for number in (n for n in _SIGNALS if before[n] is not signal.SIG_IGN):
-            signal.signal(number, keep)
-        try:
+        if self.count == 1:
             yield
-        finally:
-            for number in _SIGNALS:
-                signal.signal(number, before[number] or signal.SIG_DFL)
+            return
+        with handled_by(keep) as self._before:
+            yield
 
     def agree(self, count: int) -> int:
         """Rank 0's number; where any rank has had a signal, its handler is called in all.
@@ -138,7 +131,7 @@ class Ranks:
             return count
         said = self.numbers(count, self._signal)
         if number := int(said[:, 1].max()):
-            handler = self._before[signal.Signals(number)]
+            handler = self._before.get(signal.Signals(number))
             if callable(handler):
                 handler(number, None)
             raise KeyboardInterrupt
@@ -228,7 +221,7 @@ def join() -> Ranks:
     store = None
     try:
         if not dist.is_initialized():
-            with _signals_at_once():
+            with handled_by(signal.SIG_DFL):  # There is nothing to keep yet.
                 store = _meet(index, count, seconds)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
@@ -246,22 +239,6 @@ def _meet(index: int, count: int, seconds: float) -> Any:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=index, world_size=count, timeout=wait)
     return store
-
-
-@contextmanager
-def _signals_at_once() -> Iterator[None]:
-    """Let signals end the process while it waits for others: there is nothing to keep yet."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    for number in (n for n in _SIGNALS if before[n] is not signal.SIG_IGN):
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number in _SIGNALS:
-            signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 def _leave() -> None:

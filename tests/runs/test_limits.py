@@ -1,7 +1,6 @@
 """Sizes that no machine has room for, and what a system takes away: one line, and nothing is lost."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -47,7 +46,6 @@ def test_a_huge_grid_is_learnt_without_walking_through_it(tmp_path):
 def test_a_limit_on_addresses_counts_as_memory():
     script = (
         "import resource, torch\nfrom torchq.runs import memory\n"
-        "held = memory._left_by_limit()\nassert held == float('inf'), held\n"
         "resource.setrlimit(resource.RLIMIT_AS, (20 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))\n"
         "print(memory.available(torch.device('cpu')), memory._left_by_limit())"
     )
@@ -55,7 +53,6 @@ def test_a_limit_on_addresses_counts_as_memory():
     free, left = done.stdout.split()
     assert 0 < int(left) < 20 << 30
     assert int(free) <= int(left)
-    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
     assert memory.available(torch.device("cpu")) > 0
 
 

@@ -1,14 +1,13 @@
-"""Signals that end a command: Ctrl-C, SIGTERM (Slurm, Kubernetes) and SIGHUP (a terminal that is closed)."""
+"""How signals end a command."""
 
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from torchq.handlers import ENDING, handled_by
 
 
 class Stopped(KeyboardInterrupt):
@@ -25,28 +24,15 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def ending_in_order() -> Iterator[None]:
-    """The first signal raises `Stopped`; a second one, of whatever kind, ends the process at once.
-
-    What is ignored stays so, as SIGHUP under nohup. Outside of the main thread nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in ENDING}
-    handled = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    """The first signal raises `Stopped`; a second one, of whatever kind, ends the process at once."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        for other in handled:
+        for other in (one for one in ENDING if signal.getsignal(one) is stop):
             signal.signal(other, signal.SIG_DFL)
         raise Stopped(number)
 
-    for number in handled:
-        signal.signal(number, stop)
-    try:
+    with handled_by(stop):
         yield
-    finally:
-        for number in handled:
-            signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 def exit_code(error: BaseException | None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shlex
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +19,7 @@ from torchq.cli.commands import flag, run_command
 from torchq.cli.flags import options
 from torchq.cli.help import TrainCommand
 from torchq.errors import UsageError, spell
-from torchq.ranks import launched
+from torchq.ranks import current, launched
 from torchq.runs.launch import launch
 from torchq.runs.plotting import named
 
@@ -50,7 +49,7 @@ def _train(
         _swept(said, sweeps.read(sweep, given, click.get_current_context()), given, out, resume, progress)
         return
     run = launch(given, out, resume=resume, progress=progress, tell=_tell)
-    if launched() and os.environ["RANK"] != "0":
+    if current().index:
         return
     click.echo(_study_report(run.summary) if run.is_study else _table(run.summary))
     folder, above = (shlex.quote(str(path)) for path in (run.folder, run.folder.parent))

@@ -259,7 +259,7 @@ def prepare(
     replay = make_replay(config)
     whole = Rollout(env, tasks, grid, learner, config.gamma, seeds, config.num_envs, dtype, replay, tested, numbers)
     share = plan(config, whole, len(of_run.held_out), ranks)
-    rollout = share.local(learner, whole)
+    rollout = share.local(whole)
     too_large = memory.too_large(config, rollout, free)
 
     in_turns = protocols.takes_turns(config, rollout)

@@ -157,7 +157,10 @@ def _epsilon(config: Config, rollout: Rollout, episode: int) -> float:
 
 
 def _replay_report(experiment: Experiment, state: RunState, episode: int) -> dict[str, float]:
-    """How full the memory is, and what the target tensor expects from the start of an episode: maxₐ Q̄(s₀, a)."""
+    """How full the memory is, and what the target tensor expects from the start of an episode: maxₐ Q̄(s₀, a).
+
+    Both are of this rank's tasks and seeds.
+    """
     config, rollout = experiment.config, experiment.rollout
     report = {"replay/fill": min(1.0, num_stored(experiment, episode) / config.replay_capacity)}
     if not isinstance(rollout.env, ExternalEnvironment):  # Where episodes of those start is not known before.

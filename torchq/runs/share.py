@@ -72,7 +72,7 @@ class Share(NamedTuple):
         """The part of this rank."""
         return self.cuts[self.ranks.index]
 
-    def local(self, learner: LowRankQ | Any, rollout: Rollout) -> Rollout:
+    def local(self, rollout: Rollout) -> Rollout:
         """The rollout of this rank, from that of the whole run."""
         if self.by == "whole":
             return rollout
@@ -80,9 +80,9 @@ class Share(NamedTuple):
         if self.by == "seeds":
             return dataclasses.replace(rollout, seeds=seeds)
         first, end = self.own.trained
-        learner = dataclasses.replace(learner, num_tasks=end - first)
-        if getattr(learner, "task_weights", ()):
-            learner = dataclasses.replace(learner, task_weights=learner.task_weights[first:end])
+        learner: Any = dataclasses.replace(rollout.learner, num_tasks=end - first)  # type: ignore[type-var]
+        if weights := getattr(learner, "task_weights", ()):
+            learner = dataclasses.replace(learner, task_weights=weights[first:end])
         tasks, known = torch.arange(first, end), self._known(rollout.num_tasks)
         ends = [end for end in shards.bounds(rollout.num_tasks, self.shards) if first <= end <= self.own.trained[1]]
         own = TaskShare(

@@ -192,16 +192,16 @@ struct Batched {
   }
 
   void spread_task(int64_t task, int64_t shard) {
-      Row<RANK> g = {};
-      for (int64_t piece = 0; piece < pieces; ++piece) g.add(1, task_gradient[task * pieces + piece]);
-      for (int p = 0; p < TASK_MODES; ++p) {
-        Row<RANK> mine = g;
-        for (int other = 0; other < TASK_MODES; ++other)
-          if (other != p) mine = mine * parameter_row(values, task, other);
-        const TaskPlace &at = task_places[task * TASK_MODES + p];
-        Row<RANK> *rows = &parameter_gradient[shard * parameter_rows() + offset[MODES + p] - first_parameter_row()];
-        rows[at.below].add(1 - at.weight, mine), rows[at.above].add(at.weight, mine);
-      }
+    Row<RANK> g = {};
+    for (int64_t piece = 0; piece < pieces; ++piece) g.add(1, task_gradient[task * pieces + piece]);
+    for (int p = 0; p < TASK_MODES; ++p) {
+      Row<RANK> mine = g;
+      for (int other = 0; other < TASK_MODES; ++other)
+        if (other != p) mine = mine * parameter_row(values, task, other);
+      const TaskPlace &at = task_places[task * TASK_MODES + p];
+      Row<RANK> *rows = &parameter_gradient[shard * parameter_rows() + offset[MODES + p] - first_parameter_row()];
+      rows[at.below].add(1 - at.weight, mine), rows[at.above].add(at.weight, mine);
+    }
   }
 
   // Environments in a row, and the grid points where they start.

@@ -133,7 +133,7 @@ static void reset_all(const Args &a) {
   const int64_t each = a.tasks * a.envs, chunks = (each + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static) collapse(3) num_threads(a.threads)
   for (int64_t number = 0; number < a.steps; ++number)
-  for (int64_t seed = 0; seed < a.seeds; ++seed)
+    for (int64_t seed = 0; seed < a.seeds; ++seed)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t from = chunk * CHUNK;
       const int count = int(std::min<int64_t>(CHUNK, each - from));
