@@ -97,12 +97,15 @@ def test_a_run_that_goes_on_equals_one_that_was_never_interrupted(tmp_path):
     assert outcome(whole)[:2] == outcome(parts)[:2]
 
 
-def test_an_environment_that_cannot_be_restored_says_so_and_goes_on(tmp_path, caplog):
-    unseeded = (*MACHINE, "--env-option", "seeded=false", *GAINS, *SHORT)
+def test_an_environment_that_cannot_be_restored_says_so_and_goes_on(tmp_path, monkeypatch, caplog):
+    import gym_machines
+
+    monkeypatch.setattr(gym_machines.Machine, "life", lambda self: 15)  # Each stands five steps into its second life.
+    unseeded = (*MACHINE, "--env-option", "seeded=false", "--env-option", "goal=-1", *GAINS, *SHORT)
     command_line(*unseeded, "--episodes", 2, "--out", tmp_path / "run")
     code, _, _ = command_line("--episodes", 4, "--out", tmp_path / "run", "--resume")
     assert code == 0
-    assert "do not come out where they were" in caplog.text
+    assert "4 of 4 environments do not come out where they were" in caplog.text
 
 
 @pytest.mark.parametrize(
