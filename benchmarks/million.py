@@ -31,10 +31,11 @@ from torchq.versions import git_commit
 ROOT = Path(__file__).parent.parent
 FLAGS = (
     "--algo", "stlrq", "--num-seeds", "1", "--num-envs", "1", "--replay-ratio", "2", "--replay-batch", "2",
-    "--replay-capacity", "200", "--eval-tasks", "64", "--no-optimal", "--no-progress", "--device", "cpu",
+    "--eval-tasks", "64", "--no-optimal", "--no-progress", "--device", "cpu",
 )  # fmt: skip
-EPISODES = {"pendulum": 14, "wireless": 8}
-MAPPED, TEST_EPISODES = 10_000, 8
+LENGTHS = {"pendulum": ("14", "200"), "wireless": ("8", "100")}
+"""And the transitions of each task that are drawn from: what 24 GB hold."""
+MAPPED, TEST_LENGTHS = 10_000, 8
 SIZES = ((1000, 1), (10_000, 1), (100_000, 1), (1_000_000, 1), (1000, 10), (1000, 100), (1000, 1000))
 """Tasks, and environments of each."""
 MEASURE = """
@@ -65,8 +66,9 @@ def train(family: str, tasks: int, folder: Path) -> dict[str, float]:
     """Train, or go on, in a process of its own; hours, and the largest memory that a process took."""
     begun, path = time.monotonic(), folder / family
     if not (path / "summary.json").exists():
+        episodes, capacity = LENGTHS[family]
         given = ["--resume"] if (path / "config.json").exists() else [
-            *FLAGS, "--env", family, "--num-tasks", str(tasks), "--episodes", str(EPISODES[family])]  # fmt: skip
+            *FLAGS, "--env", family, "--num-tasks", str(tasks), "--episodes", episodes, "--replay-capacity", capacity]  # fmt: skip
         subprocess.run([sys.executable, str(ROOT / "train.py"), *given, "--out", str(path)], check=True)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
         (path / "process.json").write_text(json.dumps({"peak": peak, "seconds": time.monotonic() - begun}))
@@ -77,7 +79,7 @@ def train(family: str, tasks: int, folder: Path) -> dict[str, float]:
 def played(family: str, folder: Path) -> dict[str, Any]:
     """New episodes of the tested tasks beside their optimum."""
     run = torchq.load(folder / family)
-    learnt = run.evaluate(TEST_EPISODES)[0]
+    learnt = run.evaluate(TEST_LENGTHS)[0]
     env = families.make(family)
     with np.errstate(all="ignore"):
         optimal = np.array(env.optimal_returns(run.tasks.tested, "cpu"))
@@ -96,7 +98,7 @@ def described(family: str, found: dict[str, Any], spent: dict[str, float]) -> li
         lines += [f"The process took {spent['peak'] / 2**30:.1f} GiB at most.", ""]
     heads = " | ".join(f"{share:.0%}" for share in shares)
     lines += [
-        f"| of {len(learnt)} tasks, {TEST_EPISODES} new episodes each | {heads} |",
+        f"| of {len(learnt)} tasks, {TEST_LENGTHS} new episodes each | {heads} |",
         "|---|" + "---|" * len(shares),
     ]
     rows = {"return": learnt, "optimum": optimal, "below the optimum by": optimal - learnt}

@@ -54,6 +54,15 @@ def test_more_than_the_capacity_at_once_leaves_out_what_is_never_drawn(tmp_path)
     assert load_file(tmp_path / segment.name(""))["transitions"][0, 0, :, 0].tolist() == list(range(23, 29))
 
 
+def test_much_at_once_is_written_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchq.runs.replay_log._SEGMENT_BYTES", 2 * 3 * 5 * 4 * 3)  # Three transitions of every task.
+    segments = ReplayLog(tmp_path, capacity=8).append(written(8), 8)
+    assert [(segment.first, segment.end) for segment in segments] == [(0, 3), (3, 6), (6, 8)]
+    again = torch.zeros(2, 3, 10, 5)
+    ReplayLog(tmp_path, 8, segments).restore(again, 8)
+    assert torch.equal(again, written(8))
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "another", "a gap", "nonsense"])
 def test_damaged_segments_are_one_line(tmp_path, damage):
     log = ReplayLog(tmp_path, capacity=6)

@@ -20,6 +20,10 @@ from torchq.checkpoint import write_atomically
 from torchq.errors import CheckpointError
 
 
+_SEGMENT_BYTES = 1 << 28
+"""Of a file, about: writing one takes twice its size of memory, and a million tasks may hold most of that already."""
+
+
 class Segment(NamedTuple):
     """Consecutive transitions of every task in one file."""
 
@@ -73,15 +77,19 @@ class ReplayLog:
         """
         oldest = max(0, count - self._capacity)
         first = max(oldest, self._segments[-1].end if self._segments else 0)
-        if first < count:
-            slots = torch.arange(first, count, device=memory.device) % memory.shape[2]
-            content = save({"transitions": memory.index_select(2, slots).cpu().contiguous()})
-            segment = Segment(first, count, hashlib.sha256(content).hexdigest())
-            self._folder.mkdir(exist_ok=True)
-            write_atomically(self._folder / segment.name(self._which), content)
-            self._segments.append(segment)
+        at_once = max(1, _SEGMENT_BYTES // (memory[:, :, :1].numel() * memory.element_size()))
+        for begin in range(first, count, at_once):
+            self._segments.append(self._write(memory, begin, min(count, begin + at_once)))
         self._segments = [segment for segment in self._segments if segment.end > oldest]
         return list(self._segments)
+
+    def _write(self, memory: Tensor, first: int, end: int) -> Segment:
+        slots = torch.arange(first, end, device=memory.device) % memory.shape[2]
+        content = save({"transitions": memory.index_select(2, slots).cpu().contiguous()})
+        segment = Segment(first, end, hashlib.sha256(content).hexdigest())
+        self._folder.mkdir(exist_ok=True)
+        write_atomically(self._folder / segment.name(self._which), content)
+        return segment
 
     @property
     def names(self) -> set[str]:
