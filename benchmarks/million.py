@@ -35,7 +35,7 @@ FLAGS = (
 )  # fmt: skip
 LENGTHS = {"pendulum": ("14", "200"), "wireless": ("8", "100")}
 """And the transitions of each task that are drawn from: what 24 GB hold."""
-MAPPED, TEST_LENGTHS = 10_000, 8
+MAPPED, TEST_EPISODES = 10_000, 8
 SIZES = ((1000, 1), (10_000, 1), (100_000, 1), (1_000_000, 1), (1000, 10), (1000, 100), (1000, 1000))
 """Tasks, and environments of each."""
 MEASURE = """
@@ -68,7 +68,8 @@ def train(family: str, tasks: int, folder: Path) -> dict[str, float]:
     if not (path / "summary.json").exists():
         episodes, capacity = LENGTHS[family]
         given = ["--resume"] if (path / "config.json").exists() else [
-            *FLAGS, "--env", family, "--num-tasks", str(tasks), "--episodes", episodes, "--replay-capacity", capacity]  # fmt: skip
+            *FLAGS, "--env", family, "--num-tasks", str(tasks), "--episodes", episodes,
+            "--replay-capacity", capacity]  # fmt: skip
         subprocess.run([sys.executable, str(ROOT / "train.py"), *given, "--out", str(path)], check=True)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
         (path / "process.json").write_text(json.dumps({"peak": peak, "seconds": time.monotonic() - begun}))
@@ -79,7 +80,7 @@ def train(family: str, tasks: int, folder: Path) -> dict[str, float]:
 def played(family: str, folder: Path) -> dict[str, Any]:
     """New episodes of the tested tasks beside their optimum."""
     run = torchq.load(folder / family)
-    learnt = run.evaluate(TEST_LENGTHS)[0]
+    learnt = run.evaluate(TEST_EPISODES)[0]
     env = families.make(family)
     with np.errstate(all="ignore"):
         optimal = np.array(env.optimal_returns(run.tasks.tested, "cpu"))
@@ -98,7 +99,7 @@ def described(family: str, found: dict[str, Any], spent: dict[str, float]) -> li
         lines += [f"The process took {spent['peak'] / 2**30:.1f} GiB at most.", ""]
     heads = " | ".join(f"{share:.0%}" for share in shares)
     lines += [
-        f"| of {len(learnt)} tasks, {TEST_LENGTHS} new episodes each | {heads} |",
+        f"| of {len(learnt)} tasks, {TEST_EPISODES} new episodes each | {heads} |",
         "|---|" + "---|" * len(shares),
     ]
     rows = {"return": learnt, "optimum": optimal, "below the optimum by": optimal - learnt}

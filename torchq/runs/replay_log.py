@@ -19,7 +19,6 @@ from torch import Tensor
 from torchq.checkpoint import write_atomically
 from torchq.errors import CheckpointError
 
-
 _SEGMENT_BYTES = 1 << 28
 """Of a file, about: writing one takes twice its size of memory, and a million tasks may hold most of that already."""
 
