@@ -51,6 +51,7 @@ def test_a_signal_keeps_what_is_learnt_and_says_how_to_go_on(number, code, tmp_p
 def test_a_second_signal_ends_at_once():
     script = (
         "import signal, time\nfrom torchq.cli.signals import ending_in_order\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # Ignored where the tests run in the background.
         "with ending_in_order():\n"
         "    try:\n        print('ready', flush=True); time.sleep(60)\n"
         "    finally:\n        print('saving', flush=True); time.sleep(60)\n"
