@@ -18,7 +18,7 @@ import torch
 
 import torchq
 from torchq.cli.evaluate import main as report
-from torchq.engines.cpu.arguments import num_threads
+from torchq.native import num_threads
 from torchq.versions import versions
 
 RUNS = {"pendulum": 100, "wireless": 200}

@@ -28,7 +28,6 @@ from torchq import families
 from torchq.engines import graph, torch_settings
 from torchq.engines.compiled import program
 from torchq.engines.contract import Batch, Rates, RunState
-from torchq.engines.cpu.arguments import num_threads
 from torchq.engines.cpu.engine import CppEngine
 from torchq.engines.eager import Stepwise
 from torchq.engines.graph import GraphEngine
@@ -36,6 +35,7 @@ from torchq.engines.rollout import Draws, Rollout
 from torchq.engines.select import build
 from torchq.lowrank.exploration import epsilon_greedy
 from torchq.lowrank.low_rank_q import LowRankQ
+from torchq.native import num_threads
 from torchq.presets import resolve
 from torchq.runs.experiment import Experiment, prepare
 from torchq.versions import git_commit, versions

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from problems import PLAIN, experiment, play
 
-from torchq.engines.codegen import cache
+from torchq import cache
 from torchq.engines.cpu import build
 from torchq.engines.cpu.engine import CppEngine
 

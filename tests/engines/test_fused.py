@@ -9,12 +9,12 @@ import torch
 from families import library
 from problems import PLAIN, ROOT, experiment, play
 
+from torchq import native
 from torchq.engines.codegen import cpp
 from torchq.engines.contract import UnavailableError
-from torchq.engines.cpu import build
-from torchq.engines.cpu.arguments import num_threads
 from torchq.engines.cpu.engine import CppEngine
 from torchq.errors import UsageError
+from torchq.native import num_threads
 from torchq.tree import flatten
 
 SHORT = library(episode_length=100)
@@ -160,7 +160,7 @@ def test_what_it_cannot_run_is_said(options, message):
 
 
 def test_without_a_compiler_it_says_so(monkeypatch):
-    monkeypatch.setattr(build, "compiler", lambda: None)
+    monkeypatch.setattr(native, "compiler", lambda: None)
     with pytest.raises(UnavailableError, match=r"no C\+\+ compiler found; install g\+\+ or set CXX"):
         CppEngine(experiment("stlrq", "pendulum").rollout)
 
@@ -179,7 +179,7 @@ def test_programs_are_compiled_once(monkeypatch, tmp_path):
     for _ in range(2):
         CppEngine(rollout)
     assert len(list(tmp_path.glob("*.so"))) == 1
-    monkeypatch.setattr(build, "_compile", lambda *arguments: pytest.fail("compiled again"))
+    monkeypatch.setattr(native, "_compile", lambda *arguments: pytest.fail("compiled again"))
     CppEngine(rollout)
 
 
@@ -200,7 +200,7 @@ def test_auto_takes_it_for_long_runs_and_says_so(tmp_path):
 def test_a_compiler_that_does_not_take_every_flag_serves_too(monkeypatch, tmp_path):
     """As on ARM, or without OpenMP: what it refuses is left out, and the results stay the same."""
     refused = "-mprefer-vector-width=512", "-fopenmp"
-    plain, wrapper = build.compiler(), tmp_path / "picky"
+    plain, wrapper = native.compiler(), tmp_path / "picky"
     cases = "|".join(refused)
     wrapper.write_text(
         f'#!/bin/sh\nfor flag; do case "$flag" in {cases}) echo "error: unknown $flag" >&2; exit 1;; esac; done\n'

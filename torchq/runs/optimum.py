@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from torchq.engines.codegen.cache import cache_folder, write_text
+from torchq.cache import cache_folder, write_text
 
 
 def optimal_returns(env: Any, tasks: list[Any], device: torch.device) -> list[float] | None:

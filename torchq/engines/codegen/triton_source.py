@@ -12,7 +12,7 @@ from types import ModuleType
 
 import torch
 
-from torchq.engines.codegen.cache import cache_folder, is_own, write_text
+from torchq.cache import cache_folder, is_own, write_text
 from torchq.engines.codegen.scalars import CAST, CONSTANT, INPUT, SELECT, FamilyProgram, Function, Number
 
 _TYPES = {torch.float32: "tl.float32", torch.float64: "tl.float64", torch.int32: "tl.int32", torch.int64: "tl.int64",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from typing import Any
 
 import torch
@@ -62,10 +61,3 @@ def callback(exchange: Exchange, failed: list[BaseException]) -> Any:
         return 0
 
     return _EXCHANGE(call)
-
-
-def num_threads() -> int:
-    """All processors that this process may use, or OMP_NUM_THREADS of them where that is a number."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # A list is of nested levels.
-    return int(asked) if asked.isdecimal() and int(asked) else available

@@ -19,6 +19,7 @@ from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.modes import KINDS
 from torchq.lowrank.optim import Moments
+from torchq.native import num_threads
 from torchq.philox import Purpose
 from torchq.ranks import Exchange
 
@@ -186,7 +187,7 @@ class CppEngine:
         seeds, tasks, envs = fields[0].shape[-3:]
         factors = given["factors"]
         given |= {
-            "seeds": seeds, "tasks": tasks, "envs": envs, "threads": arguments.num_threads(),
+            "seeds": seeds, "tasks": tasks, "envs": envs, "threads": num_threads(),
             "run_seeds": self.rollout.seeds, "task_index": batch.task_index,
             "task_names": self.rollout.names(batch.task_index, purpose), "parameters": batch.parameters,
             "state": fields,
