@@ -22,7 +22,7 @@ from torchq.quadratic import excitation, forms, sdp
 from torchq.quadratic.backends import BACKENDS
 from torchq.quadratic.forms import Sample
 from torchq.quadratic.lqr import noise_free_problem
-from torchq.runs import study
+from torchq.runs import control_tasks
 from torchq.versions import git_commit, versions
 
 NUM_PROBLEMS = 40
@@ -53,11 +53,11 @@ def recovery() -> list[str]:
     return [head, "|---|---|---|---|", *rows]
 
 
-def case_study() -> study.Case:
+def case_study() -> control_tasks.Case:
     """The task of the case study."""
     env = envs.DampedPendulum()
     task = env.sample_tasks()[0]
-    return study.make_case(env, task, envs.stack_tasks([task]), 0)
+    return control_tasks.make_case(env, task, envs.stack_tasks([task]), 0)
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -76,7 +76,7 @@ def seconds_per_program() -> list[str]:
         layer = LMIQLayer(size, 3, 1, case.env.gamma, backend="diffcp")
         ours, theirs = [], []
         for seed in range(REPEATS + 1):
-            sample: Sample = study.dataset(case, seed, size)
+            sample: Sample = control_tasks.dataset(case, seed, size)
             system = forms.residual_system(sample, case.env.gamma)
             ours.append(timed(partial(sdp.solve_relaxation, *system, zero, penalty, 3, 1)))
             theirs.append(timed(partial(layer, *sample, weight)))
@@ -92,7 +92,7 @@ def seconds_per_gradient() -> list[str]:
     head = " | ".join(f"{backend}: forward | with backward" for backend in BACKENDS)
     rows = [f"| samples | {head} |", "|---" * (1 + 2 * len(BACKENDS)) + "|"]
     for size in (20, 50, 100):
-        sets = [study.dataset(case, seed, size) for seed in range(BATCH)]
+        sets = [control_tasks.dataset(case, seed, size) for seed in range(BATCH)]
         sample = Sample(*(torch.stack(parts) for parts in zip(*sets, strict=True)))
         leaf = sample.phi.clone().requires_grad_()
         cells = []

@@ -18,9 +18,10 @@ from torch import Tensor
 
 import envs
 from torchq import LMIQLayer
+from torchq.philox import Purpose
 from torchq.quadratic import forms
 from torchq.quadratic.forms import Quadratic, Sample
-from torchq.runs import study
+from torchq.runs import control_tasks
 
 RUNS, SAMPLES, STEPS, TEST_EPISODES = 10, 100, 80, 100
 FIRST_FREQUENCY, FIRST_PENALTY = 0.5, 0.3
@@ -52,11 +53,12 @@ def held_out_residual(q: Quadratic, sample: Sample, gamma: float) -> Tensor:
     ])  # fmt: skip
 
 
-def returns(case: study.Case, q: Quadratic, frequencies: Tensor) -> Tensor:
+def returns(case: control_tasks.Case, q: Quadratic, frequencies: Tensor) -> Tensor:
     """Mean undiscounted return of each run's greedy policy over the same test episodes, (runs,)."""
-    start = study.draw(1000, 0, study.Purpose.EVALUATION_RESET, 1, TEST_EPISODES, 2)[0]
+    seed = torch.tensor([1000])
+    start = control_tasks.draw(seed, 0, Purpose.EVALUATION_RESET, 1, TEST_EPISODES, 2)[0]
     state = case.env.place(case.env.exploration_high, start.expand(RUNS, -1, -1, -1))
-    noise = study.draw(1000, 0, study.Purpose.EVALUATION_STEP, case.env.episode_length, TEST_EPISODES, 2)
+    noise = control_tasks.draw(seed, 0, Purpose.EVALUATION_STEP, case.env.episode_length, TEST_EPISODES, 2)
     gain, total = forms.greedy_gain(q), torch.zeros(RUNS, TEST_EPISODES, dtype=torch.float64)
     for uniforms in noise:
         x = case.env.observe(state)[:, 0]
@@ -103,8 +105,8 @@ def main() -> None:
     """Learn, test and draw."""
     env = WideDampedPendulum()
     task = env.sample_tasks()[0]
-    case = study.make_case(env, task, envs.stack_tasks([task]), 0)
-    sets = [study.dataset(case, seed, 2 * SAMPLES) for seed in range(RUNS)]
+    case = control_tasks.make_case(env, task, envs.stack_tasks([task]), 0)
+    sets = [control_tasks.dataset(case, seed, 2 * SAMPLES) for seed in range(RUNS)]
     train, held_out = (
         Sample(*(torch.stack(x) for x in zip(*([x[part] for x in one] for one in sets), strict=True)))
         for part in (slice(SAMPLES), slice(SAMPLES, None))

@@ -12,9 +12,10 @@ from problems import ROOT
 BELOW = {
     "": set(),
     "lowrank": {""},
-    "quadratic": {""},
+    "semidefinite": {""},
+    "quadratic": {"", "semidefinite"},
     "engines": {"", "lowrank"},
-    "runs": {"", "lowrank", "quadratic", "engines"},
+    "runs": {"", "lowrank", "semidefinite", "quadratic", "engines"},
     "report": {"", "lowrank", "quadratic", "engines", "runs"},
     "cli": {"", "lowrank", "quadratic", "engines", "runs", "report"},
 }

@@ -3,6 +3,7 @@
 import ast
 
 import learn_features
+import lyapunov
 import numpy as np
 import stlrq_single_file
 import torch
@@ -24,6 +25,15 @@ def test_features_are_learnt_through_the_layer(tmp_path, monkeypatch, capsys):
     for one in learnt:
         assert (one.residual <= one.residuals[0]).all()
     assert (learnt[1].paths[-1] != learnt[1].paths[0]).all()
+
+
+def test_lyapunov_functions_are_cvxpys(monkeypatch, capsys):
+    for name, value in {"PAIRS": 40, "COMPARED": 5}.items():
+        monkeypatch.setattr(lyapunov, name, value)
+    lyapunov.main()
+    said = capsys.readouterr().out
+    assert "5 of 5 agree whether there is one, and on traces to " in said
+    assert float(said.split()[-1]) < 1e-6
 
 
 def test_the_single_file_learns_what_the_package_learns(tmp_path, capsys):

@@ -139,8 +139,8 @@ def test_choices_are_those_that_exist():
     assert set(config.shape("dtype").names) == {"float32", "float64"}
     hints = get_type_hints(LowRankQ)
     assert config.shape("update").names == get_args(hints["update_order"])
-    assert get_args(hints["sharing"]) == config.LOW_RANK_ALGOS
-    assert {*config.TENSOR_ALGOS, *config.QUADRATIC_ALGOS} == set(config.ALGOS)
+    assert get_args(hints["sharing"]) == methods.LOW_RANK_ALGOS
+    assert {*methods.TENSOR_ALGOS, *methods.QUADRATIC_ALGOS} == set(methods.ALGOS)
     run = experiment("stlrq", "pendulum", engine="eager")
     for engine in set(config.ENGINES) - {"auto"}:
         with contextlib.suppress(UnavailableError):

@@ -7,49 +7,40 @@ the fields below; `presets` holds the values.
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from torchq.config_fields import Shape, read_shape
 from torchq.errors import UsageError
+from torchq.methods import (
+    BOUNDED,
+    COMMON,
+    CONVENTION,
+    EVERY,
+    GRID,
+    HELD,
+    ITERATED,
+    LOW_RANK,
+    QUADRATIC,
+    RELAXED,
+    STLRQ,
+    WARM,
+    Algo,
+    Scope,
+)
 from torchq.philox import MAX_COUNT
 
-QUADRATIC_ALGOS = ("lmi-ql", "lmi-qli", "lspi")
-LOW_RANK_ALGOS = ("stlrq", "lrq", "clrq")
-TENSOR_ALGOS = (*LOW_RANK_ALGOS, "tabular")
-"""Methods that learn action values on a grid."""
-
-Algo = Literal["stlrq", "lrq", "clrq", "tabular", "lmi-ql", "lmi-qli", "lspi"]
 Preset = Literal["default", "paper"]
 Engine = Literal["auto", "eager", "compile", "graph", "fused", "external"]
 Convention = Literal["paper", "matched-epsilon", "matched-epsilon-one-update"]
-ALGOS, PRESETS, ENGINES = get_args(Algo), get_args(Preset), get_args(Engine)
-
-
-class Scope(NamedTuple):
-    """Which methods a field is for."""
-
-    shown: str
-    algos: tuple[str, ...]
-
-
-EVERY = Scope("any `algo`", ALGOS)
-GRID = Scope(f"`algo={', '.join(TENSOR_ALGOS)}`", TENSOR_ALGOS)
-LOW_RANK = Scope("a low-rank algo", LOW_RANK_ALGOS)
-STLRQ = Scope("`algo=stlrq`", ("stlrq",))
-COMMON = Scope("`algo=stlrq or clrq`", ("stlrq", "clrq"))
-QUADRATIC = Scope(f"`algo={', '.join(QUADRATIC_ALGOS)}`", QUADRATIC_ALGOS)
-RELAXED = Scope("`algo=lmi-ql`", ("lmi-ql",))
-BOUNDED = Scope("`algo=lmi-ql or lmi-qli`", ("lmi-ql", "lmi-qli"))
-ITERATED = Scope("`algo=lmi-qli or lspi`", ("lmi-qli", "lspi"))
-CONVENTION = Scope("`algo=lrq` `preset=paper`", ("lrq",))
-WARM = Scope(f"`algo={', '.join(LOW_RANK_ALGOS)} or lmi-qli`", (*LOW_RANK_ALGOS, "lmi-qli"))
+PRESETS, ENGINES = get_args(Preset), get_args(Engine)
 NO_FLAG = "no flag"
 """Marks fields that presets decide."""
 
 Count = Annotated[int, Field(ge=1, le=1 << 31)]
 Many = Annotated[int, Field(ge=1, le=1 << 24)]
+Size = Annotated[int, Field(ge=0, le=1 << 31)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -173,17 +164,28 @@ class Config(BaseModel):
     optimal: Annotated[
         bool | None, GRID, _help("Compute the optimum of each task, where it is known; unset: up to 16 tasks.")
     ] = None  # fmt: skip
-    sizes: Annotated[tuple[Count, ...], QUADRATIC, _help("Data set sizes of the quadratic learners.")] = (
+    sizes: Annotated[
+        tuple[Size, ...], QUADRATIC, _help("Data set sizes of the quadratic learners; 0: what they begin with.")
+    ] = (
         10, 15, 20, 30, 50, 100, 200, 500,
     )  # fmt: skip
     penalty: Annotated[
-        Literal["trace", "data"], RELAXED,
-        _help("Matrix M of lmi-ql's penalty tr(MW): identity, or mean of φ⁺φ⁺ᵀ."),
+        Literal["trace", "data"], RELAXED, _help("Matrix M of lmi-ql's penalty tr(MW): identity, or mean of φ⁺φ⁺ᵀ.")
     ] = "trace"  # fmt: skip
+    solver: Annotated[
+        Literal["torchq", "clarabel"], BOUNDED, _help("Solver of the programs; clarabel: one by one, through CVXPY.")
+    ] = "torchq"  # fmt: skip
     constraint: Annotated[
         Literal["dev", "tot"], BOUNDED,
         _help("What a quadratic learner keeps below zero: the deviation from V_b, or all."),
     ] = "dev"  # fmt: skip
+    baseline: Annotated[
+        Literal["lqr", "none"], QUADRATIC,
+        _help("What quadratic learners begin with: the regulator of wrong parameters and its value, or none: zero."),
+    ] = "lqr"  # fmt: skip
+    hold: Annotated[
+        Literal["all", "coupling"], HELD, _help("What lmi-qli holds of the next state's value: P, S and R, or S and R.")
+    ] = "all"  # fmt: skip
     iterations: Annotated[Count, ITERATED, _help("Iterations of lmi-qli and lspi.")] = 20
     adapt_from: Annotated[
         str | None, STLRQ,
@@ -219,8 +221,8 @@ class Config(BaseModel):
     @field_validator("sizes")
     @classmethod
     def _increase(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if list(sizes) != sorted(set(sizes)) or not sizes:
-            raise ValueError("expected increasing sizes")
+        if list(sizes) != sorted(set(sizes)) or not any(sizes):
+            raise ValueError("expected increasing sizes, one above zero")
         return sizes
 
     @property

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torchq.config import LOW_RANK_ALGOS, PRESETS, QUADRATIC_ALGOS, Config, scope, validated
+from torchq.config import PRESETS, Config, scope, validated
 from torchq.errors import UsageError
+from torchq.methods import LOW_RANK_ALGOS, QUADRATIC_ALGOS
 
 # Of every family that has no line of its own below, too.
 _REPLAY: dict[str, Any] = {

@@ -8,7 +8,8 @@ from problems import command_line, outcome
 
 import torchq
 from torchq import families
-from torchq.config import ALGOS, ENGINES, PRESETS
+from torchq.config import ENGINES, PRESETS
+from torchq.methods import ALGOS
 
 
 def test_settings_come_from_a_file_or_a_run_and_flags_go_before(tmp_path):

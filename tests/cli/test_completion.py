@@ -9,7 +9,7 @@ from problems import command_line
 from torchq import config
 from torchq.cli.completion import SHELLS
 from torchq.cli.main import main
-from torchq.config import ALGOS
+from torchq.methods import ALGOS
 
 CASES = {
     "torchq ev": ["evaluate"],

@@ -9,7 +9,7 @@ from torchq.quadratic.excitation import diagnose, excitation, explain, least_squ
 from torchq.quadratic.forms import Sample
 from torchq.quadratic.lmi_ql import LMIQL
 from torchq.quadratic.lqr import noise_free_problem
-from torchq.runs import study
+from torchq.runs import control_tasks
 
 NAMES = ("θ", "ω", "sin θ")
 GAMMA = 0.97
@@ -19,7 +19,7 @@ GAMMA = 0.97
 def sample():
     env = envs.DampedPendulum()
     task = env.sample_tasks()[0]
-    return study.dataset(study.make_case(env, task, envs.stack_tasks([task]), 0), 0, 200)
+    return control_tasks.dataset(control_tasks.make_case(env, task, envs.stack_tasks([task]), 0), 0, 200)
 
 
 def test_a_well_explored_data_set_has_full_rank(sample):

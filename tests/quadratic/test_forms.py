@@ -64,6 +64,8 @@ def test_residuals_equal_their_definition(generator):
     torch.testing.assert_close(G @ pack(q, forms.coupling(q)) + y, expected)
     G, y = forms.fitted_system(sample, 0.9, q)
     torch.testing.assert_close(G @ pack(q) + y, expected)
+    G, y = forms.fitted_system(sample, 0.9, q._replace(P=0 * q.P), hold="coupling")
+    torch.testing.assert_close(G @ pack(q) + y, expected)
     torch.testing.assert_close(forms.bellman_cost(sample, 0.9, q), expected.abs().mean())
 
 
@@ -107,5 +109,5 @@ def test_samples_of_none_or_of_other_shapes_are_told(learner):
         learner.fit(forms.Sample(*(field[:0] for field in sample)), bound)
     with pytest.raises(ValueError, match=r"sample.reward: expected the shape \(5,\), got \(5, 1\)"):
         learner.fit(sample._replace(reward=rows[:, :1]), bound)
-    with pytest.raises(ValueError, match=r"sample.next_phi: expected the shape \(5, p\), got \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"sample.next_phi: expected the shape \(5, 3\), got \(5, 2\)"):
         learner.fit(sample._replace(next_phi=rows[:, :2]), bound)

@@ -1,22 +1,29 @@
 """The layers: gradients against finite differences, batches, back ends, and instances that fail."""
 
 import builtins
+import copy
 import importlib
+import io
 import math
+import os
+import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
 from layer_gradients import GAMMA, SAMPLES, SIZES, case, relative_errors
+from problems import ROOT
 
 import envs
-from torchq import LMIQLayer, LMIQLi, LMIQLiLayer
+from torchq import LMIQL, LMIQLayer, LMIQLi, LMIQLiLayer
 from torchq.errors import SolverError
 from torchq.quadratic import forms, lqr, sdp
 from torchq.quadratic.backends import BACKENDS
 from torchq.quadratic.forms import Quadratic, Sample
-from torchq.runs import study
+from torchq.runs import control_tasks
 
-OWN = BACKENDS[:2]
+OWN = BACKENDS[:3]
 
 
 def relaxation_inputs(seed=0):
@@ -27,10 +34,17 @@ def batch_of(cases):
     return [torch.stack(values) for values in zip(*cases, strict=True)]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["lmi-ql", "lmi-qli"])
 @pytest.mark.parametrize("size", SIZES)
-def test_gradients_into_every_input_equal_finite_differences(kind, backend, size):
+def test_gradients_into_every_input_equal_finite_differences(kind, size):
+    errors = relative_errors(kind, "torchq", *SIZES[size])
+    assert max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("kind", ["lmi-ql", "lmi-qli"])
+@pytest.mark.parametrize("size", list(SIZES)[:4])
+def test_gradients_of_other_back_ends_do_so_too(kind, backend, size):
     errors = relative_errors(kind, backend, *SIZES[size])
     assert max(errors.values()) < 1e-4, errors
 
@@ -123,7 +137,7 @@ def test_gradients_descend_through_three_iterations():
 
 
 def test_an_unknown_back_end_is_refused():
-    with pytest.raises(ValueError, match="backend: expected one of clarabel, moreau, diffcp, got 'scs'"):
+    with pytest.raises(ValueError, match="backend: expected one of torchq, clarabel, moreau, diffcp, got 'scs'"):
         LMIQLayer(5, 2, 1, 0.9, backend="scs")
 
 
@@ -139,7 +153,7 @@ def test_missing_cvxpylayers_is_named_with_its_install_command(monkeypatch):
     with pytest.raises(
         ImportError, match=r'cvxpylayers is not installed; install it with: pip install "torchq\[layers\]"'
     ):
-        LMIQLayer(5, 2, 1, 0.9)
+        LMIQLayer(5, 2, 1, 0.9, backend="clarabel")
 
 
 def test_a_missing_back_end_is_named_with_its_install_command(monkeypatch):
@@ -161,10 +175,10 @@ def linear_quadratic(scale, count=40):
     """Data of the first linear-quadratic task under its baseline, with V_b lower than it is, and Riccati's gain."""
     env = envs.LinearQuadratic()
     task = env.sample_tasks()[0]
-    found = study.make_case(env, task, envs.stack_tasks([task]), 0)
+    found = control_tasks.make_case(env, task, envs.stack_tasks([task]), 0)
     design = found.design._replace(value=scale * found.design.value)
     optimal = lqr.discounted_riccati(*env.linearised(task), *env.reward_weights(), env.gamma)[1]
-    return study.dataset(found._replace(design=design), 0, count), design, optimal, env.gamma
+    return control_tasks.dataset(found._replace(design=design), 0, count), design, optimal, env.gamma
 
 
 def test_a_pessimistic_baseline_is_warned_of_and_needs_its_bound():
@@ -190,3 +204,95 @@ def test_a_bound_is_one_for_all_instances():
     last = Quadratic(*(torch.stack((part, part)) for part in q))
     both = LMIQLiLayer(len(sample.reward), 2, 1, gamma)(*batch, last, bound=design.value)
     assert both.P.shape == (2, 2, 2)
+
+
+def copied(layer):
+    return copy.deepcopy(layer)
+
+
+def pickled(layer):
+    return pickle.loads(pickle.dumps(layer))
+
+
+def saved(layer):
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:2])
+@pytest.mark.parametrize("travel", [copied, pickled, saved, lambda layer: layer.to(torch.float64)])
+def test_layers_travel_as_modules_do(backend, travel):
+    layer, inputs = LMIQLayer(SAMPLES, 3, 1, GAMMA, backend=backend), relaxation_inputs()
+    assert all(map(torch.equal, travel(layer)(*inputs), layer(*inputs)))
+
+
+def test_layers_have_no_state_and_compile_around_themselves():
+    """In a process of its own: the type checker of the tests is not for compilers."""
+    script = (
+        "import torch, layer_gradients as g\n"
+        "layer, inputs = g.LMIQLayer(g.SAMPLES, 3, 1, g.GAMMA), list(g.case('lmi-ql', 3, 1).inputs.values())\n"
+        "layer.load_state_dict(layer.state_dict())\n"
+        "compiled = torch.compile(lambda *values: 2 * layer(*values)[0], backend='eager')\n"
+        "torch.testing.assert_close(compiled(*inputs), 2 * layer(*inputs)[0])"
+    )
+    folders = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": folders})
+
+
+def test_transforms_of_functions_go_through_the_layer():
+    """vmap, jacrev and grad, and two of them."""
+    layer, inputs = LMIQLayer(SAMPLES, 3, 1, GAMMA), relaxation_inputs()
+
+    def learnt(reward):
+        return layer(*inputs[:2], reward, *inputs[3:])[0]
+
+    reward = inputs[2]
+    several = reward + 0.01 * torch.randn(3, SAMPLES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    each = torch.stack([learnt(one) for one in several])
+    torch.testing.assert_close(torch.func.vmap(learnt)(several), each, rtol=1e-6, atol=1e-6)
+    expected = torch.autograd.functional.jacobian(learnt, reward)
+    torch.testing.assert_close(torch.func.jacrev(learnt)(reward), expected)
+    torch.testing.assert_close(torch.func.grad(lambda value: learnt(value).sum())(reward), expected.sum((0, 1)))
+    both = torch.func.vmap(torch.func.jacrev(learnt))(torch.stack((reward, reward)))
+    torch.testing.assert_close(both, torch.stack((expected, expected)))
+
+
+WRONG = {
+    r"^sample.reward: expected the shape \(25,\), got \(25, 1\)$": {"reward": torch.zeros(SAMPLES, 1)},
+    r"^bound: expected symmetric matrices \(\*batch, 3, 3\), got \(3, 3\)$": {"bound": torch.ones(3, 3).triu()},
+    r"^penalty_weight: expected λ ≥ 0, got -0.5$": {"penalty_weight": torch.tensor(-0.5)},
+    r"^num_features: expected 3 as the layer was made for, got 2$": {
+        "phi": torch.zeros(SAMPLES, 2), "next_phi": torch.zeros(SAMPLES, 2),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_does_not_fit_is_one_line(message):
+    inputs = case("lmi-ql", 3, 1).inputs | {name: value.double() for name, value in WRONG[message].items()}
+    with pytest.raises(ValueError, match=message):
+        LMIQLayer(SAMPLES, 3, 1, GAMMA)(**inputs)
+
+
+@pytest.mark.parametrize("penalty", ["trace", "data"])
+def test_without_a_weight_the_layer_searches_as_the_learner_does(penalty):
+    inputs = batch_of([relaxation_inputs(seed)[:6] for seed in range(3)])
+    reward = inputs[2].requires_grad_()
+    P, S, R, W = LMIQLayer(SAMPLES, 3, 1, GAMMA, penalty=penalty)(*inputs)
+    zero = torch.zeros(3, 3, dtype=torch.float64)
+    fits = LMIQL(GAMMA, penalty).fit_batch(Sample(*(x.detach() for x in inputs)), zero)
+    for index, fit in enumerate(fits):
+        for ours, theirs in zip((P, S, R), fit.q, strict=True):
+            torch.testing.assert_close(ours[index].detach(), theirs, atol=1e-5, rtol=1e-5)
+    W.sum().backward()
+    assert reward.grad.isfinite().all()
+    assert (reward.grad != 0).any()
+
+
+def test_a_rough_solution_is_warned_of(monkeypatch):
+    monkeypatch.setattr("torchq.quadratic.backends._EXACT", -1.0)
+    inputs = relaxation_inputs()
+    with pytest.warns(UserWarning, match="instance 0 of 1 is exact to .* only: do not trust its derivatives"):
+        LMIQLayer(SAMPLES, 3, 1, GAMMA)(*inputs[:2], inputs[2].requires_grad_(), *inputs[3:])

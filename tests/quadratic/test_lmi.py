@@ -1,5 +1,6 @@
 """The quadratic learners on linear-quadratic problems, whose optimal gain is known."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,10 +8,12 @@ import torch
 
 from torchq.errors import SolverError
 from torchq.quadratic import forms, sdp
+from torchq.quadratic.forms import Sample
 from torchq.quadratic.lmi_ql import LMIQL
 from torchq.quadratic.lmi_qli import LMIQLi
 from torchq.quadratic.lqr import discounted_riccati, noise_free_problem
 from torchq.quadratic.lspi import LSPI
+from torchq.quadratic.solvers import SOLVERS
 
 GAMMA = 0.95
 
@@ -31,6 +34,41 @@ def test_the_data_penalty_recovers_the_riccati_gain():
         sample, gain, P_b = noise_free_problem(seed)
         errors.append(gain_error(LMIQL(GAMMA, "data").fit(sample, P_b), gain))
     assert sum(error < 1e-3 for error in errors) >= 5
+
+
+def test_iterations_with_a_free_value_recover_it_too():
+    """And in fewer steps from a baseline that is wrong: its P needs no iterations of its own."""
+    sample, gain, P_b = noise_free_problem(0)
+    assert gain_error(LMIQLi(GAMMA, num_iterations=100, hold="coupling").fit(sample, P_b), gain) < 1e-3
+    errors = [gain_error(LMIQLi(GAMMA, 2, hold=hold).fit(sample, P_b), gain) for hold in ("coupling", "all")]
+    assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("learner", [LMIQL(GAMMA), LMIQL(GAMMA, "data"), LMIQLi(GAMMA)])
+def test_both_solvers_learn_the_same(learner):
+    for seed in range(3):
+        sample, _, P_b = noise_free_problem(seed)
+        noise = torch.randn(60, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        noisy = sample._replace(reward=sample.reward + 0.1 * noise)
+        ours, theirs = (dataclasses.replace(learner, solver=solver).fit(noisy, P_b) for solver in SOLVERS)
+        assert ours.cost == pytest.approx(theirs.cost, rel=1e-4)
+        assert str(ours.lower_bound) == "nan" or ours.lower_bound == pytest.approx(theirs.lower_bound, abs=1e-6)
+        torch.testing.assert_close(forms.greedy_gain(ours.q), forms.greedy_gain(theirs.q), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("learner", [LMIQL(GAMMA), LMIQLi(GAMMA), LSPI(GAMMA)])
+def test_a_batch_equals_its_data_sets_and_a_bad_one_is_told_for_itself(learner):
+    problems = [noise_free_problem(seed) for seed in range(3)]
+    spoilt = problems[1].sample._replace(reward=problems[1].sample.reward * math.nan)
+    samples = [problems[0].sample, spoilt, problems[2].sample]
+    bounds = torch.stack([problem.value for problem in problems])
+    batch = Sample(*(torch.stack(fields) for fields in zip(*samples, strict=True)))
+    fits = learner.fit_batch(batch, bounds)
+    assert [fit.failed for fit in fits] == [False, True, False]
+    assert "reward: expected finite numbers" in fits[1].failure
+    for fit, sample, bound in zip(fits, samples, bounds, strict=True):
+        alone = learner.fit(sample, bound)
+        assert all(map(torch.equal, fit.q, alone.q))
 
 
 def test_bounds_enclose_the_cost():

@@ -15,7 +15,7 @@ import torchq
 import torchq.runs.training
 from torchq.errors import CheckpointError, MetricsError, UsageError
 from torchq.quadratic import forms
-from torchq.runs import study
+from torchq.runs import control_tasks
 from torchq.runs.monte_carlo import make_cases
 
 SMALL = {"env": "gridworld", "episodes": 3, "num_seeds": 2, "optimal": False, "device": "cpu", "progress": False}
@@ -225,7 +225,7 @@ def test_a_study_has_rows_and_a_policy_of_controls(quadratic):
     cases = make_cases(run.config, envs.Pendulum())
     learnt = [forms.Quadratic(*(part[task] for part in run.policy.learnt)) for task in range(4)]
     for task, case in enumerate(cases):
-        returns, _ = study.test_episode(case, [learnt[task]], 1)
+        returns, _ = control_tasks.test_episode(case, [learnt[task]], 1)
         (row,) = (row for row in run.rows if (row.task, row.seed, row.samples) == (task, 1, 40))
         assert returns[2].item() == pytest.approx(row.episode_return)
         x = torch.tensor([0.1, -0.3], dtype=torch.float64)
@@ -250,7 +250,7 @@ def test_the_quadratics_of_each_size_give_the_returns_of_their_rows(quadratic):
     for case in make_cases(run.config, envs.Pendulum()):
         fits = [forms.Quadratic(*(part[case.task_index, size] for part in run.quadratic)) for size in range(2)]
         rows = [row.episode_return for row in run.rows if (row.task, row.seed) == (case.task_index, 1)]
-        assert study.test_episode(case, fits, 1)[0][2:].tolist() == pytest.approx(rows)
+        assert control_tasks.test_episode(case, fits, 1)[0][2:].tolist() == pytest.approx(rows)
 
 
 @pytest.mark.parametrize(

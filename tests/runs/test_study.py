@@ -14,6 +14,7 @@ from problems import command_line, outcome
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import envs
+import torchq
 from torchq.checkpoint import load_checkpoint
 from torchq.cli.evaluate import main
 from torchq.config import to_json
@@ -21,7 +22,7 @@ from torchq.errors import SolverError
 from torchq.presets import resolve
 from torchq.quadratic import forms, lqr
 from torchq.quadratic.lmi_qli import LMIQLi
-from torchq.runs import study
+from torchq.runs import control_tasks, study
 from torchq.runs.study_results import by_samples, events, read_rows
 
 SMALL = ("--env", "damped-pendulum", "--num-seeds", 2, "--sizes", "10,50")
@@ -31,18 +32,18 @@ SMALL = ("--env", "damped-pendulum", "--num-seeds", 2, "--sizes", "10,50")
 def case():
     env = envs.DampedPendulum()
     task = env.sample_tasks()[0]
-    return study.make_case(env, task, envs.stack_tasks([task]), 0)
+    return control_tasks.make_case(env, task, envs.stack_tasks([task]), 0)
 
 
 def test_more_samples_keep_the_first_rows(case):
-    few, many = (study.dataset(case, 3, size) for size in (7, 40))
+    few, many = (control_tasks.dataset(case, 3, size) for size in (7, 40))
     for ours, theirs in zip(many, few, strict=True):
         assert torch.equal(ours[:7], theirs)
 
 
 def test_data_obey_the_dynamics_and_the_exploring_baseline(case):
     """x⁺ is a noisy image of x; the mean of ũ is that of the exploration, with standard deviation 4."""
-    sample = study.dataset(case, 0, 4000)
+    sample = control_tasks.dataset(case, 0, 4000)
     theta, omega = sample.phi[:, 0], sample.phi[:, 1]
     assert (sample.next_phi[:, 0] - theta - case.env.dt * omega).std() < 4 * case.env.noise
     assert abs(sample.deviation.mean()) < 0.2
@@ -54,14 +55,14 @@ def test_data_obey_the_dynamics_and_the_exploring_baseline(case):
 def test_baseline_stabilises_but_the_yardstick_is_better(case):
     gaps = []
     for seed in range(10):
-        returns, unstable = study.test_episode(case, [forms.baseline(3, 1)], seed)
+        returns, unstable = control_tasks.test_episode(case, [forms.baseline(3, 1)], seed)
         assert not unstable.any()
         gaps.append(returns[1] - returns[0])
     assert -0.3 < torch.stack(gaps).median() < 0
 
 
 def test_a_fit_of_the_baseline_repeats_the_baselines_episode(case):
-    returns, _ = study.test_episode(case, [forms.baseline(3, 1)], 5)
+    returns, _ = control_tasks.test_episode(case, [forms.baseline(3, 1)], 5)
     torch.testing.assert_close(returns[2], returns[1])
 
 
@@ -69,8 +70,8 @@ def test_a_fit_of_the_baseline_repeats_the_baselines_episode(case):
 def test_fifty_samples_close_most_of_the_baselines_gap_to_the_yardstick(case, algo):
     """Three quarters of it, over three runs: the baseline itself, or one that learns nothing, closes none."""
     config = resolve(algo, "damped-pendulum", "default", {"sizes": (50,)})
-    rows = [row for seed in range(3) for row in study.run_seed(config, [case], None, seed).rows]
-    untrained = [study.test_episode(case, [forms.baseline(3, 1)], seed)[0] for seed in range(3)]
+    rows = [row for seed in range(3) for row in study.run_seeds(config, [case], None, [seed])[0].rows]
+    untrained = [control_tasks.test_episode(case, [forms.baseline(3, 1)], seed)[0] for seed in range(3)]
     before = sum((returns[2] - returns[0]).item() for returns in untrained)
     assert before < -0.2
     assert sum(row.episode_return - row.optimal_return for row in rows) > 0.25 * before
@@ -134,7 +135,7 @@ def test_the_learnt_q_functions_are_kept(tmp_path, case):
         "learnt.P": (2, 1, 2, 3, 3), "learnt.S": (2, 1, 2, 3, 1), "learnt.R": (2, 1, 2, 1, 1),
     }  # fmt: skip
     fits = [forms.Quadratic(*(tensors[f"learnt.{name}"][1, 0, size] for name in "PSR")) for size in range(2)]
-    returns, _ = study.test_episode(case, fits, 1)
+    returns, _ = control_tasks.test_episode(case, fits, 1)
     rows = [row for row in read_rows(tmp_path / "metrics.csv") if row.seed == 1]
     assert returns[2:].tolist() == pytest.approx([row.episode_return for row in rows])
 
@@ -153,12 +154,38 @@ def test_other_families_reach_the_yardstick(tmp_path, env):
 def test_the_linear_quadratic_family_has_riccatis_gain(tmp_path):
     env = envs.LinearQuadratic()
     for number, task in enumerate(env.sample_tasks()):
-        case = study.make_case(env, task, envs.stack_tasks([task]), number)
-        sample = study.dataset(case, 0, 40)
+        case = control_tasks.make_case(env, task, envs.stack_tasks([task]), number)
+        sample = control_tasks.dataset(case, 0, 40)
         bound = study.value_bound("tot", case.design, 2)
         learnt = LMIQLi(env.gamma, 60).fit(sample, bound).q
         optimal = lqr.discounted_riccati(*env.linearised(task), *env.reward_weights(), env.gamma)[1]
         torch.testing.assert_close(case.design.gain - forms.greedy_gain(learnt), optimal, atol=1e-3, rtol=0)
+
+
+def test_no_samples_are_what_a_method_begins_with(tmp_path):
+    """The baseline's return; without one, that of no control at all."""
+    flags = ("--env", "damped-pendulum", "--num-seeds", 3, "--sizes", "0,20", "--no-progress")
+    for baseline in ("lqr", "none"):
+        out = tmp_path / baseline
+        assert command_line("--algo", "lmi-qli", *flags, "--baseline", baseline, "--out", out)[0] == 0
+        rows = [row for row in read_rows(out / "metrics.csv") if row.samples == 0]
+        assert [row.episode_return for row in rows] == pytest.approx([row.baseline_return for row in rows])
+        assert [row.unstable for row in rows] == [baseline == "none"] * 3
+        assert not any(row.failed for row in rows)
+        assert torchq.load(out).quadratic.P.shape[1] == 2
+
+
+def test_studies_by_either_solver_have_one_table(tmp_path):
+    flags = ("--env", "damped-pendulum", "--num-seeds", 4, "--sizes", "20,60", "--no-progress")
+    for algo in ("lmi-ql", "lmi-qli"):
+        tables = []
+        for solver in ("torchq", "clarabel"):
+            out = tmp_path / f"{algo}-{solver}"
+            assert command_line("--algo", algo, *flags, "--solver", solver, "--out", out)[0] == 0
+            rows = read_rows(out / "metrics.csv")
+            tables.append([(row.samples, row.seed, row.cost, row.episode_return) for row in rows])
+        for ours, theirs in zip(*tables, strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-3)
 
 
 def test_failed_solves_are_counted_and_explained(tmp_path, monkeypatch):
@@ -166,7 +193,8 @@ def test_failed_solves_are_counted_and_explained(tmp_path, monkeypatch):
         raise SolverError("CLARABEL returned 'infeasible'")
 
     monkeypatch.setattr("torchq.quadratic.sdp.solve_fitted", refuse)
-    code, out, err = command_line("--algo", "lmi-qli", *SMALL, "--sizes", "6,50", "--no-progress", "--out", tmp_path)
+    flags = ("--algo", "lmi-qli", "--solver", "clarabel", *SMALL, "--sizes", "6,50", "--no-progress")
+    code, out, err = command_line(*flags, "--out", tmp_path)
     assert (code, err) == (0, "")
     assert "failed 100.0%" in out
     failures = json.loads((tmp_path / "summary.json").read_text())["failures"]
@@ -184,24 +212,36 @@ def test_a_baseline_that_does_not_stabilise_is_warned_of(tmp_path, monkeypatch):
     assert "warning: the baseline of task 0 does not stabilise it (√γ·ρ(A_b) = 1." in err
 
 
-def test_a_study_resumes_exactly(tmp_path, monkeypatch):
+@pytest.mark.parametrize("algo", ["lspi", "lmi-qli"])
+def test_a_study_resumes_exactly(algo, tmp_path, monkeypatch):
     import torchq.runs.monte_carlo as module
 
-    arguments = ("--algo", "lspi", *SMALL, "--num-seeds", 3, "--no-progress")
+    monkeypatch.setattr(module, "RUNS_AT_ONCE", 2)
+    arguments = ("--algo", algo, *SMALL, "--num-seeds", 3, "--no-progress")
     assert command_line(*arguments, "--out", tmp_path / "quiet")[0] == 0
-    original = module.run_seed
+    original = module.run_seeds
 
-    def stop(config, cases, starts, seed):
-        if seed == 2:
+    def stop(config, cases, starts, seeds):
+        if 2 in seeds:
             raise KeyboardInterrupt
-        return original(config, cases, starts, seed)
+        return original(config, cases, starts, seeds)
 
-    monkeypatch.setattr(module, "run_seed", stop)
+    monkeypatch.setattr(module, "run_seeds", stop)
     assert command_line(*arguments, "--out", tmp_path / "stopped")[0] == 130
-    assert load_checkpoint(tmp_path / "stopped" / "checkpoint", "lspi")[1]["episode"] == 2
-    monkeypatch.setattr(module, "run_seed", original)
+    assert load_checkpoint(tmp_path / "stopped" / "checkpoint", algo)[1]["episode"] == 2
+    monkeypatch.undo()
     assert command_line("--resume", "--out", tmp_path / "stopped")[0] == 0
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "quiet")
+
+
+@pytest.mark.parametrize("algo", ["lmi-ql", "lmi-qli", "lspi"])
+def test_a_run_does_not_depend_on_those_beside_it(case, algo):
+    """To the last digit, for any number of them."""
+    config = resolve(algo, "damped-pendulum", "default", {"sizes": (12, 40)})
+    for seed, ours in enumerate(study.run_seeds(config, [case], None, range(5))):
+        (alone,) = study.run_seeds(config, [case], None, [seed])
+        assert str(ours.rows) == str(alone.rows)  # NaN is equal to itself there.
+        assert all((x == y).all() for x, y in zip(ours.learnt, alone.learnt, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +302,7 @@ def test_equal_commands_give_equal_bytes_and_run_i_is_run_i_alone(tmp_path, algo
 
 def test_a_fit_does_not_depend_on_what_was_solved_before(case):
     config = resolve("lmi-ql", "damped-pendulum", "default", {"sizes": (10, 40)})
-    first, _, again = (study.run_seed(config, [case], None, seed) for seed in (1, 0, 1))
+    first, _, again = (study.run_seeds(config, [case], None, [seed])[0] for seed in (1, 0, 1))
     assert first.rows == again.rows
     assert all(map(np.array_equal, first.learnt, again.learnt))
 

@@ -14,9 +14,10 @@ from torchq import config
 from torchq.cli import listing, sweep
 from torchq.cli.commands import flag
 from torchq.cli.help import CHOSEN
-from torchq.config import ALGOS, PRESETS
+from torchq.config import PRESETS
 from torchq.config_fields import Range
 from torchq.errors import spell
+from torchq.methods import ALGOS
 from torchq.presets import resolve, table
 
 

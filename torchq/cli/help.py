@@ -24,7 +24,7 @@ GROUPS = {
     ),
     "Exploration": ("epsilon_start", "epsilon_end", "epsilon_decay"),
     "Replay": ("replay_ratio", "replay_batch", "replay_capacity", "replay_recent"),
-    "Quadratic learners": ("sizes", "penalty", "constraint", "iterations"),
+    "Quadratic learners": ("sizes", "baseline", "penalty", "constraint", "iterations", "hold", "solver"),
     "Warm start and adaptation": (
         "warm_start", "guide_margin", "guide_samples", "adapt_from", "data", "fit", "grow",
     ),

@@ -16,10 +16,11 @@ from torch.nn.functional import embedding
 
 from torchq import families
 from torchq.checkpoint import load_checkpoint
-from torchq.config import LOW_RANK_ALGOS, from_json
+from torchq.config import from_json
 from torchq.errors import CheckpointError
 from torchq.lowrank import cp
 from torchq.lowrank.low_rank_state import kept_factors
+from torchq.methods import LOW_RANK_ALGOS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,16 +15,46 @@ import torch
 from torch import Tensor
 
 from torchq.errors import SolverError
-from torchq.quadratic import conic
+from torchq.quadratic import conic, forms
 from torchq.quadratic.conic import Cone, Pattern
+from torchq.semidefinite import solve as semidefinite
+from torchq.semidefinite.program import Program, Status
 
 if TYPE_CHECKING:
     from cvxpylayers.interfaces import SolverInterface
 
-BACKENDS = ("clarabel", "moreau", "diffcp")
+BACKENDS = ("torchq", "clarabel", "moreau", "diffcp")
 
 _INSTALL = {"clarabel": "pip install clarabel", "moreau": "pip install moreau (with a GPU: moreau-cuda13)"}
 _TOLERANCE = 1e-9
+_EXACT = 1e-7
+"""Of a solution that has derivatives, the largest error of the optimality conditions."""
+
+
+def torchq(program: Program, sizes: tuple[int, int]) -> list[Tensor]:
+    """P, S and R, and W of a relaxation, by `torchq.semidefinite`; NaN where there is no solution.
+
+    Args:
+        program: of `programs`, in any batch dimensions.
+        sizes: features and controls.
+
+    Raises:
+        SolverError: if no instance was solved.
+    """
+    solution = semidefinite.solve(program, report=_report)
+    z = torch.where(solution.solved.unsqueeze(-1), solution.z, torch.nan)
+    p, m = sizes
+    q = forms.unpack(z, p, m)
+    rest = z.shape[-1] - forms.triangle_size(p) - p * m - forms.triangle_size(m)
+    return [*q, forms.from_triangle(z[..., -rest:], p)] if rest else list(q)
+
+
+def _report(status: Tensor, error: Tensor) -> None:
+    """Warn of instances that were not solved, or not well enough to be differentiated."""
+    _warn(status == Status.SOLVED, [Status(code).name.lower().replace("_", " ") for code in status.tolist()])
+    for index in ((error > _EXACT) & (status == Status.SOLVED)).nonzero().squeeze(-1).tolist():
+        found = f"instance {index} of {len(error)} is exact to {error[index]:.0e} only"
+        warnings.warn(f"{found}: do not trust its derivatives", stacklevel=2)
 
 
 class Instances(NamedTuple):
@@ -196,6 +226,8 @@ def solve_instances(solve: Solve, problems: Instances, polished: bool) -> tuple[
 
 def _warn(solved: Tensor, reasons: list[str]) -> None:
     missing = (~solved).nonzero().squeeze(-1).tolist()
+    if all(reason == "not finite" for reason in reasons):
+        raise SolverError("data: expected finite numbers, got NaN or infinity in every instance")
     if len(missing) == len(reasons):
         raise SolverError(f"solved none of {len(reasons)} instances ({reasons[0]}); check the data's excitation")
     for index in missing:

@@ -54,26 +54,36 @@ def least_squares_iteration(sample: Sample, gamma: float, num_iterations: int = 
 
         z ← argmin ‖Ψz − (r + γ(V_b⁺ + φ⁺ᵀ(P + SR⁻¹Sᵀ)φ⁺) − V_b)‖₂             (Bradtke 1993; Ernst et al. 2005)
 
-    Stops early where R is not positive.
+    A data set where R is not positive goes no further. Any leading batch dimensions.
     """
-    p, m = sample.phi.shape[1], sample.deviation.shape[1]
+    p, m = sample.phi.shape[-1], sample.deviation.shape[-1]
     inverse = torch.linalg.pinv(action_features(sample.phi, sample.deviation))
-    q = forms.baseline(p, m)
+    constant = forms.linear(sample.reward + gamma * sample.next_value - sample.value, inverse)
+    # Of the upper triangle of P + W: (*batch, parameters, entries).
+    following = gamma * (inverse.unsqueeze(-1) * forms.monomials(sample.next_phi).unsqueeze(-3)).sum(-2)
+    q = Quadratic(*(part.expand(*sample.phi.shape[:-2], *part.shape) for part in forms.baseline(p, m)))
+    going = torch.ones(sample.phi.shape[:-2], dtype=torch.bool)
     for _ in range(num_iterations):
-        best = sample.next_value + forms.form(sample.next_phi, q.P + forms.coupling(q))
-        q = forms.unpack(inverse @ (sample.reward + gamma * best - sample.value), p, m)
-        if not torch.linalg.eigvalsh(torch.nan_to_num(q.R)).min() > 0:
+        mask = going[..., None, None]
+        whole = q._replace(R=torch.where(mask, q.R, torch.eye(m, dtype=q.R.dtype)))  # The others may have no R⁻¹.
+        z = constant + forms.linear(forms.to_triangle(whole.P + forms.coupling(whole)), following)
+        q = Quadratic(*(torch.where(mask, new, old) for new, old in zip(forms.unpack(z, p, m), q, strict=True)))
+        going = going & (torch.linalg.eigvalsh(torch.nan_to_num(q.R))[..., 0] > 0)
+        if not going.any():
             break
     return q
 
 
-def excitation(sample: Sample, gamma: float, names: Sequence[str] | None = None) -> Excitation:
+def excitation(
+    sample: Sample, gamma: float, names: Sequence[str] | None = None, rough: Quadratic | None = None
+) -> Excitation:
     """Rank and conditioning of the features of Q(x, u), and a test of the baseline.
 
     Args:
         sample: the data.
         gamma: discount γ.
         names: of the features φ; default φ1, φ2, …
+        rough: what `least_squares_iteration` finds, where that is known already.
 
     Raises:
         ValueError: if shapes do not fit each other, or a number is not finite: it names the field.
@@ -108,15 +118,15 @@ def excitation(sample: Sample, gamma: float, names: Sequence[str] | None = None)
         float(full[0] / full[-1]) if full[-1] > 0 else float("inf"),
         weakest,
         gamma**0.5 * torch.linalg.eigvals(model).abs().max().item() if num_samples >= 2 * len(labels) else math.nan,
-        *_rough_value(sample, gamma, enough=rank == len(labels) and num_samples >= 2 * len(labels)),
+        *_rough_value(sample, gamma, rough, enough=rank == len(labels) and num_samples >= 2 * len(labels)),
     )
 
 
-def _rough_value(sample: Sample, gamma: float, *, enough: bool) -> tuple[float, float, float]:
+def _rough_value(sample: Sample, gamma: float, rough: Quadratic | None, *, enough: bool) -> tuple[float, float, float]:
     """`curvature`, `pessimism` and `noise`, or NaN."""
     if not enough:
         return math.nan, math.nan, math.nan
-    q = least_squares_iteration(sample, gamma)
+    q = least_squares_iteration(sample, gamma) if rough is None else rough
     curvature = torch.linalg.eigvalsh(torch.nan_to_num(q.R)).min().item()
     if curvature <= 0:
         return curvature, math.nan, math.nan
@@ -129,7 +139,14 @@ def _rough_value(sample: Sample, gamma: float, *, enough: bool) -> tuple[float, 
     return curvature, above.item(), (residual.norm() / gained.norm().clamp_min(1e-300)).item()
 
 
-def diagnose(sample: Sample, gamma: float, names: Sequence[str] | None = None, *, constraint: str = "tot") -> list[str]:
+def diagnose(
+    sample: Sample,
+    gamma: float,
+    names: Sequence[str] | None = None,
+    *,
+    constraint: str = "tot",
+    rough: Quadratic | None = None,
+) -> list[str]:
     """What is wrong with a data set and what to do, one sentence each; empty if nothing was found.
 
     Arguments and errors as in `excitation`.
@@ -139,8 +156,9 @@ def diagnose(sample: Sample, gamma: float, names: Sequence[str] | None = None, *
         gamma: discount γ.
         names: of the features.
         constraint: "dev" if the learner keeps the deviation from V_b below zero: then V_b must not be pessimistic.
+        rough: as in `excitation`.
     """
-    found = excitation(sample, gamma, names)
+    found = excitation(sample, gamma, names, rough)
     sentences = []
     if found.num_distinct <= (1 - _DUPLICATE_SHARE) * found.num_samples:
         sentences.append(

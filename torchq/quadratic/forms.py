@@ -8,6 +8,7 @@ z = (triu P, S, triu R), and those of its relaxation z = (triu P, S, triu R, tri
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -31,15 +32,22 @@ def triangle_size(size: int) -> int:
     return size * (size + 1) // 2
 
 
+@lru_cache(maxsize=64)
+def _indices(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Row and column of each entry of an upper triangle, and how often it stands in the matrix."""
+    row, column = torch.triu_indices(size, size, device=device)
+    return row, column, torch.where(row == column, 1.0, 2.0).to(torch.float64)
+
+
 def to_triangle(matrix: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch entries"]:
     """Upper triangle of a symmetric matrix, row by row."""
-    row, column = torch.triu_indices(matrix.shape[-1], matrix.shape[-1], device=matrix.device)
+    row, column, _ = _indices(matrix.shape[-1], matrix.device)
     return matrix[..., row, column]
 
 
 def from_triangle(entries: Float[Tensor, "*batch entries"], size: int) -> Float[Tensor, "*batch {size} {size}"]:
     """Symmetric matrix from its upper triangle."""
-    row, column = torch.triu_indices(size, size, device=entries.device)
+    row, column, _ = _indices(size, entries.device)
     matrix = entries.new_zeros(*entries.shape[:-1], size, size)
     matrix[..., row, column] = entries
     matrix[..., column, row] = entries
@@ -48,13 +56,18 @@ def from_triangle(entries: Float[Tensor, "*batch entries"], size: int) -> Float[
 
 def monomials(v: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch entries"]:
     """Coefficients of the upper triangle of M in vᵀMv: v_i² on the diagonal, 2 v_i v_j above it."""
-    row, column = torch.triu_indices(v.shape[-1], v.shape[-1], device=v.device)
-    return torch.where(row == column, 1.0, 2.0).to(v.dtype) * v[..., row] * v[..., column]
+    row, column, times = _indices(v.shape[-1], v.device)
+    return times.to(v.dtype) * v[..., row] * v[..., column]
 
 
-def form(v: Float[Tensor, "*batch n"], matrix: Float[Tensor, "*#batch n n"]) -> Float[Tensor, "*batch"]:
-    """Quadratic form vᵀMv."""
-    return torch.einsum("...i,...ij,...j->...", v, matrix, v)
+def form(v: Float[Tensor, "*#batch n"], matrix: Float[Tensor, "*#batch n n"]) -> Float[Tensor, "*batch"]:
+    """Quadratic form vᵀMv, summed in an order that does not depend on the batch, as a product of matrices would be."""
+    return (monomials(v) * to_triangle((matrix + matrix.mT) / 2)).sum(-1)
+
+
+def linear(x: Float[Tensor, "*#batch n"], matrix: Float[Tensor, "*#batch m n"]) -> Float[Tensor, "*batch m"]:
+    """Mx, summed in an order that does not depend on the batch."""
+    return (matrix * x.unsqueeze(-2)).sum(-1)
 
 
 def action_features(
@@ -83,6 +96,11 @@ def coupling(q: Quadratic) -> Float[Tensor, "*batch p p"]:
     return (W + W.mT) / 2
 
 
+def listed(q: Quadratic) -> list[Quadratic]:
+    """Each of a batch, (batch, …)."""
+    return [Quadratic(*parts) for parts in zip(*q, strict=True)]
+
+
 class Fit(NamedTuple):
     """What a quadratic learner returns for one set of samples."""
 
@@ -109,7 +127,7 @@ def baseline(p: int, m: int) -> Quadratic:
 
 
 class Sample(NamedTuple):
-    """Features of a batch of one-step transitions, all float64 of shape (samples, ...)."""
+    """Features of one-step transitions, all float64; any leading batch dimensions."""
 
     phi: Tensor
     """φ(x), (samples, p)."""
@@ -125,22 +143,23 @@ class Sample(NamedTuple):
     """V_b(x⁺), (samples,)."""
 
     def sizes(self) -> tuple[int, int]:
-        """P and m, numbers of features and of controls.
+        """P and m, numbers of features and of controls; fields may have leading batch dimensions, the same in all.
 
         Raises:
             ValueError: if there is no transition, or a field is not shaped as it should be.
         """
-        count = len(self.phi)
+        *batch, count, p = self.phi.shape if self.phi.ndim > 1 else (len(self.phi), 0)
         if count == 0:
             raise ValueError("sample: expected at least one transition, got none")
         for name, tensor in zip(self._fields, self, strict=True):
-            wide = name in ("phi", "next_phi", "deviation")
-            features = "m" if name == "deviation" else "p"
-            expected = f"({count}, {features})" if wide else f"({count},)"
-            other = name == "next_phi" and tensor.shape[1:] != self.phi.shape[1:]
-            if tensor.ndim != 1 + wide or len(tensor) != count or other:
-                raise ValueError(f"sample.{name}: expected the shape {expected}, got {tuple(tensor.shape)}")
-        return self.phi.shape[1], self.deviation.shape[1]
+            if name == "deviation":
+                own: tuple[int | str, ...] = (tensor.shape[-1],) if tensor.ndim == len(batch) + 2 else ("m",)
+            else:
+                own = (p or "p",) if name in ("phi", "next_phi") else ()
+            if tuple(tensor.shape) != (*batch, count, *own):
+                expected = ", ".join(map(str, (*batch, count, *own))) + ("" if batch or own else ",")
+                raise ValueError(f"sample.{name}: expected the shape ({expected}), got {tuple(tensor.shape)}")
+        return p, self.deviation.shape[-1]
 
 
 def residual_system(sample: Sample, gamma: float) -> tuple[Tensor, Tensor]:
@@ -157,26 +176,34 @@ def residual_system(sample: Sample, gamma: float) -> tuple[Tensor, Tensor]:
     return G, sample.value - sample.reward - gamma * sample.next_value
 
 
-def fitted_system(sample: Sample, gamma: float, fixed: Quadratic) -> tuple[Tensor, Tensor]:
+def fitted_system(sample: Sample, gamma: float, fixed: Quadratic, *, hold: str = "all") -> tuple[Tensor, Tensor]:
     """G and y of the residuals with the next state's value fixed, affine in z = (triu P, S, triu R).
 
         δ = Q(x, u) − r − γ (V_b(x⁺) + φ⁺ᵀ(P̄ + S̄R̄⁻¹S̄ᵀ)φ⁺)                            [LMI, eq. (14)]
 
-    P̄, S̄ and R̄ are those of `fixed`.
+    P̄, S̄ and R̄ are those of `fixed`; with `hold` "coupling" P̄ is P, which is affine too.
     """
-    best = sample.next_value + form(sample.next_phi, (fixed.P + coupling(fixed)).unsqueeze(-3))
-    return action_features(sample.phi, sample.deviation), sample.value - sample.reward - gamma * best
+    G = action_features(sample.phi, sample.deviation)
+    held = coupling(fixed)
+    if hold == "coupling":
+        following = gamma * monomials(sample.next_phi)
+        G = G - torch.nn.functional.pad(following, (0, G.shape[-1] - following.shape[-1]))
+    else:
+        held = fixed.P + held
+    best = sample.next_value + form(sample.next_phi, held.unsqueeze(-3))
+    return G, sample.value - sample.reward - gamma * best
 
 
-def bellman_residuals(sample: Sample, gamma: float, q: Quadratic) -> Float[Tensor, " samples"]:
+def bellman_residuals(sample: Sample, gamma: float, q: Quadratic) -> Float[Tensor, "*batch samples"]:
     """δ with W = S R⁻¹ Sᵀ.                                                                  [LMI, eq. (8)]"""
     G, y = fitted_system(sample, gamma, q)
-    return G @ torch.cat((to_triangle(q.P), q.S.flatten(-2), to_triangle(q.R)), dim=-1) + y
+    z = torch.cat((to_triangle(q.P), q.S.flatten(-2), to_triangle(q.R)), dim=-1)
+    return linear(z, G) + y
 
 
-def bellman_cost(sample: Sample, gamma: float, q: Quadratic) -> Float[Tensor, ""]:
+def bellman_cost(sample: Sample, gamma: float, q: Quadratic) -> Float[Tensor, "*batch"]:
     """Mean |δ| with W = S R⁻¹ Sᵀ: the cost that all methods are measured by.               [LMI, eq. (13)]
 
     Differs from the paper: the mean instead of the sum, so that it does not grow with the number of samples.
     """
-    return bellman_residuals(sample, gamma, q).abs().mean()
+    return bellman_residuals(sample, gamma, q).abs().mean(-1)

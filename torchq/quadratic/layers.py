@@ -4,29 +4,61 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from torchq.quadratic import forms, sdp
+from torchq.quadratic import backends, forms, programs, sdp
 from torchq.quadratic.excitation import excitation
 from torchq.quadratic.forms import Quadratic, Sample
+from torchq.quadratic.lmi_ql import LMIQL
+
+Kind = Literal["relaxation", "fitted"]
 
 
 class _ProgramLayer(nn.Module):
     """A program of one shape with its back end, for any leading batch dimensions."""
 
-    def __init__(self, kind: Any, num_samples: int, num_features: int, num_controls: int, backend: str) -> None:
+    def __init__(self, kind: Kind, num_samples: int, num_features: int, num_controls: int, backend: str) -> None:
         super().__init__()
-        self.num_samples, self.backend = num_samples, backend
-        self._layer = sdp.layer(kind, num_samples, num_features, num_controls, backend)
+        self.kind, self.backend = kind, backend
+        self.sizes = num_samples, num_features, num_controls
+        if backend != "torchq":
+            self._layer = sdp.layer(kind, *self.sizes, backend)
         self._looked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the program of CVXPY, which is made again where it is needed."""
+        return {**self.__dict__, "_modules": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.backend != "torchq":
+            self._layer = sdp.layer(self.kind, *self.sizes, self.backend)
+
+    def checked(self, sample: Sample) -> Sample:
+        """The sample, if it is of this layer's sizes.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        p, m = sample.sizes()
+        found = sample.reward.shape[-1], p, m
+        for name, came, expected in zip(
+            ("num_samples", "num_features", "num_controls"), found, self.sizes, strict=True
+        ):
+            if came != expected:
+                raise ValueError(f"{name}: expected {expected} as the layer was made for, got {came}")
+        return sample
 
     def bound(self, sample: Sample, gamma: float, bound: Tensor | None) -> Tensor:
         """B for every instance; where it is zero by default, the first call looks whether that is wise."""
         p = sample.phi.shape[-1]
         if bound is not None:
+            symmetric = _is_hidden(bound) or torch.allclose(bound, bound.mT, equal_nan=True)
+            if bound.shape[-2:] != (p, p) or not symmetric:
+                raise ValueError(f"bound: expected symmetric matrices (*batch, {p}, {p}), got {tuple(bound.shape)}")
             return bound.expand(*sample.phi.shape[:-2], p, p)
         if not self._looked:
             self._looked = True
@@ -34,6 +66,9 @@ class _ProgramLayer(nn.Module):
         return sample.phi.new_zeros(*sample.phi.shape[:-2], p, p)
 
     def forward(self, *parameters: Tensor) -> list[Tensor]:
+        if self.backend == "torchq":
+            program = getattr(programs, self.kind)(*parameters, *self.sizes[1:])
+            return backends.torchq(program, self.sizes[1:])
         batch = parameters[0].shape[:-2]
         flat = [x.expand(*batch, *x.shape[len(batch) :]).flatten(0, len(batch) - 1) if batch else x for x in parameters]
         options: dict[str, Any] = {}
@@ -43,6 +78,11 @@ class _ProgramLayer(nn.Module):
             if torch.is_grad_enabled() and any(x.requires_grad for x in flat):
                 options["mode"] = "dense"
         return [x.unflatten(0, batch) if len(batch) > 1 else x for x in self._layer(*flat, solver_args=options)]
+
+
+def _is_hidden(tensor: Tensor) -> bool:
+    """Whether a transform of `torch.func` hides a tensor's numbers."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 @torch.no_grad()
@@ -62,7 +102,7 @@ def _warn_of_pessimism(sample: Sample, gamma: float) -> None:
 class LMIQLayer(nn.Module):
     """LMI-QL's penalised relaxation as a layer, with gradients into every input.        [LMI, eqs. (15), (16), (18)]
 
-        (φ, ũ, r, φ⁺, V_b, V_b⁺, λ) ↦ (P, S, R, W) = argmin mean |Gz + y| + λ tr(W)
+        (φ, ũ, r, φ⁺, V_b, V_b⁺, λ) ↦ (P, S, R, W) = argmin mean |Gz + y| + λ tr(MW)
 
     What it learns is a deviation from the value V_b(x) = −xᵀP_b x ≤ 0 of a baseline u = π_b(x):
 
@@ -77,21 +117,24 @@ class LMIQLayer(nn.Module):
     = EᵀP_bE (`tot`, x = Eφ: the value itself stays below zero) gives to seven digits at λ = 1e−4. The first call looks
     at its first instance, and warns where V_b seems pessimistic.
 
-    Built on cvxpylayers (Agrawal et al., *Differentiable Convex Optimization Layers*, NeurIPS 2019). Back ends:
+    Back ends:
 
-    - "clarabel": one instance after the other on the CPU; the default, and the fastest for a few instances.
+    - "torchq": `torchq.semidefinite`, all instances of a batch together, on the CPU or on CUDA; the default.
+    - "clarabel": one instance after the other on the CPU.
     - "moreau": all instances of a batch together, on the CPU or on CUDA.
     - "diffcp": cvxpylayers' own, with SCS at tolerance 1e−9 and the dense adjoint; slow, for comparison.
 
-    The first two take their derivatives from `conic`; an instance that they cannot solve comes back as NaN with
-    a warning that names it, and does not touch the others.
+    The last three are built on cvxpylayers (Agrawal et al., *Differentiable Convex Optimization Layers*, NeurIPS 2019);
+    of these the first two take their derivatives from `conic`. With all but diffcp an instance that is not solved comes
+    back as NaN with a warning that names it, and does not touch the others.
 
     Args:
         num_samples: N, transitions per instance.
         num_features: p.
         num_controls: m.
         gamma: discount γ.
-        backend: "clarabel", "moreau" or "diffcp".
+        penalty: M: "trace" is the identity, "data" the mean of φ⁺φ⁺ᵀ.
+        backend: "torchq", "clarabel", "moreau" or "diffcp".
 
     Raises:
         ValueError: if the back end is none of these.
@@ -99,10 +142,17 @@ class LMIQLayer(nn.Module):
     """
 
     def __init__(
-        self, num_samples: int, num_features: int, num_controls: int, gamma: float, *, backend: str = "clarabel"
+        self,
+        num_samples: int,
+        num_features: int,
+        num_controls: int,
+        gamma: float,
+        *,
+        penalty: str = "trace",
+        backend: str = "torchq",
     ) -> None:
         super().__init__()
-        self.gamma = gamma
+        self.learner = LMIQL(gamma, penalty)
         self._program = _ProgramLayer("relaxation", num_samples, num_features, num_controls, backend)
 
     def forward(
@@ -113,7 +163,7 @@ class LMIQLayer(nn.Module):
         next_phi: Tensor,
         value: Tensor,
         next_value: Tensor,
-        penalty_weight: Tensor,
+        penalty_weight: Tensor | None = None,
         bound: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Solve one instance, or a batch of them along leading dimensions.
@@ -125,7 +175,7 @@ class LMIQLayer(nn.Module):
             next_phi: φ(x⁺), (*batch, samples, p).
             value: V_b(x), (*batch, samples).
             next_value: V_b(x⁺), (*batch, samples).
-            penalty_weight: λ, (*batch) or one for all.
+            penalty_weight: λ, (*batch) or one for all; None: that of `LMIQL`'s line search, a constant to gradients.
             bound: B of `sdp.solve_relaxation`, (*batch, p, p) or one (p, p) for all; None is zero (`dev`, see above).
 
         Returns:
@@ -134,14 +184,25 @@ class LMIQLayer(nn.Module):
         Raises:
             SolverError: if no instance could be solved.
         """
-        sample = Sample(phi, deviation, reward, next_phi, value, next_value)
-        G, y = forms.residual_system(sample, self.gamma)
-        p = phi.shape[-1]
-        penalty = penalty_weight[..., None, None] * torch.eye(p, dtype=G.dtype, device=G.device)
-        penalty = penalty.expand(*phi.shape[:-2], p, p)
-        bound = self._program.bound(sample, self.gamma, bound)
+        sample = self._program.checked(Sample(phi, deviation, reward, next_phi, value, next_value))
+        bound = self._program.bound(sample, self.learner.gamma, bound)
+        if penalty_weight is None:
+            penalty_weight = self._searched(sample, bound)
+        elif not _is_hidden(penalty_weight) and (penalty_weight < 0).any():
+            raise ValueError(f"penalty_weight: expected λ ≥ 0, got {penalty_weight.min().item():g}")
+        G, y = forms.residual_system(sample, self.learner.gamma)
+        penalty = penalty_weight[..., None, None] * self.learner.weight(sample)
         P, S, R, W = self._program(G, y, bound, penalty)
         return P, S, R, W
+
+    @torch.no_grad()
+    def _searched(self, sample: Sample, bound: Tensor) -> Tensor:
+        """λ of each instance by the line search, (*batch)."""
+        batch = sample.phi.shape[:-2]
+        own = (2, 2, 1, 2, 1, 1)  # Dimensions of an instance's fields.
+        flat = Sample(*(x.reshape(batch.numel(), *x.shape[x.dim() - n :]) for x, n in zip(sample, own, strict=True)))
+        found = self.learner.searched(flat, bound.reshape(batch.numel(), *bound.shape[-2:]))
+        return (10.0**found.chosen).view(batch)
 
 
 class LMIQLiLayer(nn.Module):
@@ -154,7 +215,7 @@ class LMIQLiLayer(nn.Module):
     """
 
     def __init__(
-        self, num_samples: int, num_features: int, num_controls: int, gamma: float, *, backend: str = "clarabel"
+        self, num_samples: int, num_features: int, num_controls: int, gamma: float, *, backend: str = "torchq"
     ) -> None:
         super().__init__()
         self.gamma = gamma
@@ -186,7 +247,7 @@ class LMIQLiLayer(nn.Module):
         Raises:
             SolverError: if no instance could be solved.
         """
-        sample = Sample(phi, deviation, reward, next_phi, value, next_value)
+        sample = self._program.checked(Sample(phi, deviation, reward, next_phi, value, next_value))
         G, y = forms.fitted_system(sample, self.gamma, last)
         bound = self._program.bound(sample, self.gamma, bound)
         return Quadratic(*self._program(G, y, bound))

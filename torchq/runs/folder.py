@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from torchq.checkpoint import write_atomically
-from torchq.config import ALGOS, QUADRATIC_ALGOS, Config, from_json, to_json
+from torchq.config import Config, from_json, to_json
 from torchq.errors import UsageError
+from torchq.methods import ALGOS, QUADRATIC_ALGOS
 from torchq.presets import resolve
 from torchq.versions import git_commit, versions
 

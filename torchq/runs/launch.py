@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from torchq import families
-from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config, scope
+from torchq.config import Config, scope
 from torchq.engines import torch_settings
 from torchq.errors import ExternalError, Interrupted, UsageError, keyword, spell
+from torchq.methods import LOW_RANK_ALGOS, QUADRATIC_ALGOS
 from torchq.ranks import Ranks, join, launched, restarted
 from torchq.runs import memory, positions, training
 from torchq.runs.adaptation import about, adapted_config, start_adapted
@@ -257,7 +258,7 @@ def _study(config: Config, family: Any, out: Path | None, resume: bool, progress
     cases = make_cases(config, family)
     config = config.replace(device="cpu", gamma=cases[0].env.gamma)
     for case in cases:
-        if case.design.radius >= 1.0:
+        if case.design.radius >= 1.0 and config.baseline == "lqr":
             tell(f"warning: the baseline of task {case.task_index} does not stabilise it (√γ·ρ(A_b) = "
                  f"{case.design.radius:.2f}): V_b is not finite, prefer lmi-qli", logging.WARNING)  # fmt: skip
     starts = quadratic_starts(config, cases, family) if config.warm_start else None

@@ -22,15 +22,18 @@ from torchq.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from torchq.config import Config
 from torchq.errors import CheckpointError
 from torchq.quadratic.forms import Quadratic
+from torchq.runs.control_tasks import Case, make_case
 from torchq.runs.folder import SUMMARY
 from torchq.runs.metrics import METRICS, TensorBoard, check_own
 from torchq.runs.recorder import MAX_TASKS_ON_BOARD
-from torchq.runs.study import Case, Outcome, Row, make_case, run_seed
+from torchq.runs.study import Outcome, Row, run_seeds
 from torchq.runs.study_results import COLUMNS, by_samples, events, plot_study, quartiles, read_rows
 from torchq.runs.tasks import task_list
 from torchq.versions import versions
 
 CHECKPOINT_SECONDS = 15.0
+RUNS_AT_ONCE = 24
+"""Whose programs are solved together."""
 
 
 _CONTRACT = (
@@ -49,7 +52,7 @@ def make_cases(config: Config, family: Any) -> list[Case]:
     env = families.with_controls(family)
     families.check(env, _CONTRACT, "continuous controls", config.algo)
     return [
-        make_case(env, task, families.stack_tasks([task], dtype=torch.float64), index)
+        make_case(env, task, families.stack_tasks([task], dtype=torch.float64), index, config.baseline)
         for index, task in enumerate(task_list(config, env))
     ]
 
@@ -69,7 +72,7 @@ def run_study(
         config: learner, sizes and seeds.
         cases: the tasks, from `make_cases`.
         folder: the run folder.
-        starts: see `study.run_seed`.
+        starts: see `study.run_seeds`.
         resume: whether to go on from the folder's checkpoint.
         progress: whether to show a bar; None shows it on a terminal.
 
@@ -172,16 +175,23 @@ def _restore(tensors: dict[str, Tensor], counters: dict[str, Any], path: Path, r
 
 
 def _outcomes(config: Config, cases: list[Case], starts: Quadratic | None, seeds: range) -> Iterator[Outcome]:
-    """Outcomes in the order of the seeds, from as many processes as there are processors.
+    """Outcomes in the order of the seeds.
 
-    Those of loky, unlike multiprocessing's own, do not run the user's script again. A process finds its family by name;
-    what it gives back is NumPy's, for tensors between processes cost a file descriptor each.
+    Torchq's own solver takes the programs of some runs together, on all processors. What solves one program after the
+    other does so in as many processes as there are processors. Those of loky, unlike multiprocessing's own, do not run
+    the user's script again. A process finds its family by name; what it gives back is NumPy's, for tensors between
+    processes cost a file descriptor each.
     """
+    if config.solver == "torchq":  # Lspi's too, which has none.
+        for first in range(0, len(seeds), RUNS_AT_ONCE):
+            yield from run_seeds(config, cases, starts, seeds[first : first + RUNS_AT_ONCE])
+        return
     from loky import ProcessPoolExecutor, cpu_count
 
     workers = min(cpu_count(), len(seeds))  # Those that this process may use.
     if workers <= 1 or len(seeds) < 4:
-        yield from (run_seed(config, cases, starts, seed) for seed in seeds)
+        for seed in seeds:
+            yield from run_seeds(config, cases, starts, [seed])
         return
 
     given = None if starts is None else [part.numpy() for part in starts]
@@ -189,18 +199,19 @@ def _outcomes(config: Config, cases: list[Case], starts: Quadratic | None, seeds
         yield from pool.map(_run_seed, seeds)
 
 
-_job: Callable[[int], Outcome]
-"""In a process of its own: from a seed to its outcome."""
+_job: Callable[[list[int]], list[Outcome]]
+"""In a process of its own: from seeds to their outcomes."""
 
 
 def _begin(config: Config, starts: list[np.ndarray] | None) -> None:
     global _job
+    torch.set_num_threads(1)
     cases = make_cases(config, families.of(config))
-    _job = partial(run_seed, config, cases, None if starts is None else Quadratic(*map(torch.from_numpy, starts)))
+    _job = partial(run_seeds, config, cases, None if starts is None else Quadratic(*map(torch.from_numpy, starts)))
 
 
 def _run_seed(seed: int) -> Outcome:
-    return _job(seed)
+    return _job([seed])[0]
 
 
 def _keep(path: Path, count: int) -> list[Row]:

@@ -16,7 +16,7 @@ from torchq.lowrank.learner import Learner
 from torchq.lowrank.modes import Grid
 from torchq.quadratic import forms
 from torchq.quadratic.forms import Quadratic
-from torchq.runs.study import Case
+from torchq.runs.control_tasks import Case
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from torchq import checkpoint, families, tree
-from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
+from torchq.config import Config
 from torchq.engines.external import ExternalEnvironment
 from torchq.errors import CheckpointError, UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
@@ -21,6 +21,7 @@ from torchq.lowrank.low_rank_state import LowRankState
 from torchq.lowrank.modes import Grid
 from torchq.lowrank.qtensor import QTensor
 from torchq.lowrank.tabular_q import TabularQ
+from torchq.methods import LOW_RANK_ALGOS, QUADRATIC_ALGOS
 from torchq.quadratic.forms import Quadratic
 from torchq.runs.adaptation import known_rows, read_source, start_rows
 from torchq.runs.experiment import cold_state, device_name, make_grid, make_learner, prepare

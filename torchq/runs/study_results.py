@@ -97,9 +97,14 @@ def plot_study(studies: dict[str, list[Row]], path: Path) -> None:
     first = next(iter(studies.values()))
     yardstick = _median([row.optimal_return for row in first])
     base = yardstick + _median([row.baseline_return - row.optimal_return for row in first])
-    axis.set_xscale("log")
     sizes = sorted({row.samples for rows in studies.values() for row in rows})
-    axis.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)  # A logarithmic axis without points would look for ticks for ever.
+    positive = [size for size in sizes if size > 0] or [1]
+    if sizes[0] == 0:  # What methods begin with, beside the logarithmic rest.
+        axis.set_xscale("symlog", linthresh=positive[0], linscale=0.3)
+        axis.set_xlim(-0.1 * positive[0], positive[-1] * 1.2)
+    else:
+        axis.set_xscale("log")
+        axis.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)  # Without points such an axis would look for ticks for ever.
     for label, rows in studies.items():
         table = [entry for entry in by_samples(rows) if entry["gap"]["median"] is not None]
         samples = [entry["samples"] for entry in table]

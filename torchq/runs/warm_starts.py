@@ -9,21 +9,22 @@ import torch
 from torch import Tensor
 
 from torchq.checkpoint import load_checkpoint
-from torchq.config import LOW_RANK_ALGOS, QUADRATIC_ALGOS, Config
+from torchq.config import Config
 from torchq.engines.rollout import Rollout
 from torchq.errors import UsageError
 from torchq.lowrank.low_rank_q import LowRankQ
 from torchq.lowrank.low_rank_state import LowRankState, kept_factors
 from torchq.lowrank.modes import Grid
 from torchq.lowrank.qtensor import QTensor
+from torchq.methods import LOW_RANK_ALGOS, QUADRATIC_ALGOS
 from torchq.quadratic.forms import Quadratic, form
 from torchq.quadratic.sdp import CONTROL_FLOOR
 from torchq.runs import conversion
 from torchq.runs.adaptation import nearest
+from torchq.runs.control_tasks import Case
 from torchq.runs.experiment import CONTRACT, make_grid
 from torchq.runs.folder import read_config
 from torchq.runs.monte_carlo import make_cases
-from torchq.runs.study import Case
 from torchq.runs.tasks import shown, task_list, task_set, values
 
 _MESH = 11

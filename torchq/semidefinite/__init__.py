@@ -1,0 +1,1 @@
+"""Batches of small semidefinite programs with absolute residuals: a solver, and derivatives of its solutions."""
