@@ -257,10 +257,9 @@ def _study(config: Config, family: Any, out: Path | None, resume: bool, progress
     memory.check_study(config)
     cases = make_cases(config, family)
     config = config.replace(device="cpu", gamma=cases[0].env.gamma)
-    for case in cases:
-        if case.design.radius >= 1.0 and config.baseline == "lqr":
-            tell(f"warning: the baseline of task {case.task_index} does not stabilise it (√γ·ρ(A_b) = "
-                 f"{case.design.radius:.2f}): V_b is not finite, prefer lmi-qli", logging.WARNING)  # fmt: skip
+    for case in (case for case in cases if case.design.radius >= 1.0 and config.baseline == "lqr"):
+        tell(f"warning: the baseline of task {case.task_index} does not stabilise it (√γ·ρ(A_b) = "
+             f"{case.design.radius:.2f}): V_b is not finite, prefer lmi-qli", logging.WARNING)  # fmt: skip
     starts = quadratic_starts(config, cases, family) if config.warm_start else None
     with claim(out, config, resume=resume) as folder:
         write_config(folder, config)
