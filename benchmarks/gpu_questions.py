@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,15 +45,14 @@ def machine(plan: Plan) -> Iterator[Row]:
 
 def tests(plan: Plan) -> Iterator[Row]:
     """The tests that need a GPU, file by file and side by side; in a dry run they are only collected."""
-    names = sorted(path.stem for path in (ROOT / "tests" / "engines").glob("test_*.py"))
-    files = [name for name in names if "mark.gpu" in (ROOT / "tests" / "engines" / f"{name}.py").read_text()]
+    paths = sorted((ROOT / "tests").glob("*/test_*.py"))
+    files = [str(path.relative_to(ROOT)) for path in paths if "mark.gpu" in path.read_text()]
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-m", "gpu", "-o", "addopts="]
     command += ["-p", "no:cacheprovider", "-p", "no:benchmark"]  # pytest-benchmark warns beside xdist.
     command += ["--collect-only"] if plan.dry else ["-n", "6"] if importlib.util.find_spec("xdist") else []
     groups = [files] if plan.dry else [[name] for name in files]
     running = [
-        subprocess.Popen([*command, *(f"tests/engines/{name}.py" for name in group)], cwd=ROOT, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen([*command, *group], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for group in groups
     ]  # fmt: skip
     for group, process in zip(groups, running, strict=True):
@@ -178,6 +178,40 @@ def replay(plan: Plan) -> Iterator[Row]:
             without, again = throughput.measure_replay(env, plan.about, shape, plan.device, 8_000 if plan.dry else None)
             yield {"env": env, "engine": plan.about, "environments": without.batch, "learnt from": again.stage,
                    "without, million/s": without.median / 1e6, "with, million/s": again.median / 1e6}  # fmt: skip
+
+
+def programs(plan: Plan) -> Iterator[Row]:
+    """LMI-QL's relaxation on the case study's data, 100 samples each: instances per second, with and without gradients.
+
+    Gradients are of a batch at a time; a million programs are many of these.
+    """
+    import small_sdp
+    import torch
+
+    from torchq.semidefinite.program import Block, Program
+    from torchq.semidefinite.solve import solve
+
+    for batch in (8,) if plan.dry else (1024, 16_384, 65_536):
+        sample, gamma = small_sdp.data(100, min(batch, 4096))
+        c, A, b, blocks = small_sdp.program_of("(18)", sample, gamma)
+        times = -(-batch // len(A))
+        A, b = (part.repeat(times, *[1] * (part.dim() - 1)).to(plan.device) for part in (A, b))
+        program = Program(c.to(plan.device), A, b, tuple(Block(*(part.to(plan.device) for part in x)) for x in blocks))
+        wanted = program._replace(A=A.clone().requires_grad_())
+        seconds = []
+        for action in (
+            partial(solve, program),
+            torch.enable_grad()(lambda wanted=wanted: solve(wanted).z.sum().backward()),
+        ):
+            action()
+            begun = time.perf_counter()
+            action()
+            if plan.device == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - begun)
+        unsolved = int((~solve(program).solved).sum())
+        yield {"programs": batch, "solved, thousand/s": batch / seconds[0] / 1e3,
+               "with gradients, thousand/s": batch / seconds[1] / 1e3, "not solved": unsolved}  # fmt: skip
 
 
 def figures(plan: Plan) -> Iterator[Row]:

@@ -182,3 +182,18 @@ def test_the_method_for_gpus_never_asks_for_a_number():
     found = interior_point.solve(Program(meta.c.to("meta"), meta.A.to("meta"), meta.b.to("meta"), blocks), 3, 1e-10, 4)
     assert found.z.shape == (3, 6)
     assert found.z.device.type == "meta"
+
+
+@pytest.mark.gpu
+def test_the_gpu_solves_and_differentiates_as_the_processor_does():
+    batch = program(9, 64)
+    found = []
+    for device in ("cpu", "cuda"):
+        c, A, b = (part.to(device).requires_grad_() for part in batch[:3])
+        blocks = tuple(Block(C.to(device), L.to(device)) for C, L in batch.blocks)
+        solution = solve(Program(c, A, b, blocks))
+        assert solution.solved.all()
+        solution.z.square().sum().backward()
+        found.append([part.cpu() for part in (solution.z.detach(), c.grad, A.grad, b.grad)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-8)

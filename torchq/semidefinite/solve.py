@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from torchq.semidefinite import derivatives, interior_point, processor
+from torchq.semidefinite import derivatives, interior_point, polish, processor
 from torchq.semidefinite.program import Block, Point, Program, Solution, Status, adjoint, objective, terms, values
 
 TOLERANCE = 1e-10
@@ -91,7 +91,7 @@ class _Solve(torch.autograd.Function):
         error = torch.full_like(point.merit, torch.nan)
         if settings.polish:
             usable = status <= Status.INACCURATE
-            exact = derivatives.polish(*_tidy(program, point.z, point.w, point.Y, usable))
+            exact = polish.polish(*_tidy(program, point.z, point.w, point.Y, usable))
             z, w = (torch.where(usable.unsqueeze(-1), x, y) for x, y in ((exact.z, point.z), (exact.w, point.w)))
             Y = tuple(torch.where(usable[:, None, None], x, y) for x, y in zip(exact.Y, point.Y, strict=True))
             point, error = point._replace(z=z, w=w, Y=Y), torch.where(usable, exact.error, torch.nan)
