@@ -93,19 +93,22 @@ def through_layer(kind: str, backend: str, sample: Sample, gamma: float, *, back
 
 def forward_table(kind: str, repeats: int) -> list[str]:
     """Microseconds an instance, and ratios to Clarabel alone."""
-    rows = [f"## {kind}, forward, microseconds an instance", "",
-            "| N | batch 1 | batch 64 | batch 1,024 | Clarabel alone | ratio at batch 64 | CVXPY + Clarabel | ratio |",
-            "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    heads = ("N", "batch 1", "batch 64", "batch 1,024", "Clarabel alone", "CVXPY + Clarabel", "Moreau, layer",
+             "diffcp, layer", "Clarabel alone / batch 64")  # fmt: skip
+    rows = [f"## {kind}, forward, microseconds an instance", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for size in SIZES:
         sample, gamma = data(size, max(BATCHES))
-        own = [median(partial(solve, program_of(kind, Sample(*(x[:batch] for x in sample)), gamma)), repeats) / batch
-               for batch in BATCHES]  # fmt: skip
+        times = [median(partial(solve, program_of(kind, Sample(*(x[:batch] for x in sample)), gamma)), repeats) / batch
+                 for batch in BATCHES]  # fmt: skip
         whole = program_of(kind, sample, gamma)
-        alone = statistics.median(by_clarabel(instance(whole, index), 1e-9).seconds for index in range(15))
-        first = Sample(*(x[0] for x in sample))
-        cvxpy = median(partial(through_cvxpy, kind, first, gamma), repeats)
-        rows.append(f"| {size} | " + " | ".join(f"{1e6 * each:.0f}" for each in (*own, alone))
-                    + f" | **{alone / own[1]:.0f}** | {1e6 * cvxpy:.0f} | {cvxpy / own[1]:.0f} |")  # fmt: skip
+        times.append(statistics.median(by_clarabel(instance(whole, index), 1e-9).seconds for index in range(15)))
+        times.append(median(partial(through_cvxpy, kind, Sample(*(x[0] for x in sample)), gamma), repeats))
+        for backend in ("moreau", "diffcp"):
+            count = LAYERS[backend]
+            few = Sample(*(x[:count] for x in sample))
+            times.append(median(through_layer(kind, backend, few, gamma, backward=False), 1) / count)
+        shown = " | ".join(f"{1e6 * each:,.0f}" for each in times)
+        rows.append(f"| {size} | {shown} | **{times[3] / times[1]:.0f}** |")
     return [*rows, ""]
 
 

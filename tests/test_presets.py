@@ -8,7 +8,7 @@ import torch
 from problems import ROOT, experiment
 
 import envs
-from torchq import config
+from torchq import config, methods
 from torchq.config import from_json, to_json
 from torchq.engines import select
 from torchq.engines.contract import UnavailableError
@@ -81,7 +81,7 @@ def test_a_configuration_of_version_0_1_0_still_reads():
              "replay_recent": 1.0, "target_rate": None, "tasks": [], "test_tasks": [], "task_modes": "table",
              "held_out": 0.0, "adapt_from": None, "grow": False, "fit": "semi-gradient", "data": None,
              "guide_margin": 6.0, "guide_samples": 8000.0, "samples_before": 0, "env_option": {},
-             "eval_tasks": None, "shard": "auto"}  # fmt: skip
+             "eval_tasks": None, "shard": "auto", "solver": "torchq", "baseline": "lqr", "hold": "all"}  # fmt: skip
     assert to_json(config).items() <= (json.loads(written) | since).items()
     assert [name for name in to_json(config) if name not in since] == list(json.loads(written))[:-2]  # versions, commit
 

@@ -190,7 +190,7 @@ for env, dtype, protocol in itertools.product({envs!r}, ("float32", "float64"), 
 """
 
 
-@pytest.mark.parametrize("envs", [FAMILIES[:3], FAMILIES[3:]], ids=" ".join)
+@pytest.mark.parametrize("envs", [FAMILIES[:3], pytest.param(FAMILIES[3:], marks=pytest.mark.slow)], ids=" ".join)
 def test_every_family_steps_as_in_torch_in_triton(envs):
     """In the interpreter, which takes long: 400 steps with TORCHQ_TEST_STEPS=400."""
     steps = int(os.environ.get("TORCHQ_TEST_STEPS", 8))

@@ -86,7 +86,10 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("cases", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "cases", [pytest.param(cases, marks=pytest.mark.slow if name == "replay" else ()) for name, cases in CASES.items()],
+    ids=CASES,
+)  # fmt: skip
 def test_triton_programs_equal_eager_steps(cases):
     steps = int(os.environ.get("TORCHQ_TEST_STEPS", 4))
     script = PARITY.format(paths=[str(ROOT), str(ROOT / "tests")], steps=steps, cases=cases)

@@ -296,3 +296,19 @@ def test_a_rough_solution_is_warned_of(monkeypatch):
     inputs = relaxation_inputs()
     with pytest.warns(UserWarning, match="instance 0 of 1 is exact to .* only: do not trust its derivatives"):
         LMIQLayer(SAMPLES, 3, 1, GAMMA)(*inputs[:2], inputs[2].requires_grad_(), *inputs[3:])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_single_precision_is_refused(backend):
+    inputs = relaxation_inputs()
+    with pytest.raises(ValueError, match=r"^deviation: expected torch.float64, got torch.float32; use .double\(\)$"):
+        LMIQLayer(SAMPLES, 3, 1, GAMMA, backend=backend)(inputs[0], inputs[1].float(), *inputs[2:])
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_other_back_ends_refuse_transforms_of_functions(backend):
+    layer, inputs = LMIQLayer(SAMPLES, 3, 1, GAMMA, backend=backend), relaxation_inputs()
+    with pytest.raises(
+        RuntimeError, match=f'^backend: expected "torchq" under transforms of torch.func, got "{backend}"$'
+    ):
+        torch.func.vmap(lambda reward: layer(*inputs[:2], reward, *inputs[3:])[0])(torch.stack((inputs[2], inputs[2])))

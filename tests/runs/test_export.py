@@ -128,7 +128,9 @@ def process(program, *arguments, path=None):
     return done.stdout
 
 
-@pytest.mark.parametrize("names", [NAMES[:8], NAMES[8:]], ids=["with a task mode", "others"])
+@pytest.mark.parametrize(
+    "names", [pytest.param(NAMES[:8], marks=pytest.mark.slow), NAMES[8:]], ids=["with a task mode", "others"]
+)
 def test_each_form_of_each_kind_of_run_does_what_the_run_does(names, tmp_path):
     """All in few processes: each costs seconds, and the shape checks of this one cannot be traced."""
     path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "runs")))

@@ -176,7 +176,7 @@ def test_no_samples_are_what_a_method_begins_with(tmp_path):
 
 
 def test_studies_by_either_solver_have_one_table(tmp_path):
-    flags = ("--env", "damped-pendulum", "--num-seeds", 4, "--sizes", "20,60", "--no-progress")
+    flags = ("--env", "damped-pendulum", "--num-seeds", 2, "--sizes", "20,60", "--no-progress")
     for algo in ("lmi-ql", "lmi-qli"):
         tables = []
         for solver in ("torchq", "clarabel"):

@@ -69,6 +69,8 @@ class _ProgramLayer(nn.Module):
         if self.backend == "torchq":
             program = getattr(programs, self.kind)(*parameters, *self.sizes[1:])
             return backends.torchq(program, self.sizes[1:])
+        if any(map(_is_hidden, parameters)):
+            raise RuntimeError(f'backend: expected "torchq" under transforms of torch.func, got "{self.backend}"')
         batch = parameters[0].shape[:-2]
         flat = [x.expand(*batch, *x.shape[len(batch) :]).flatten(0, len(batch) - 1) if batch else x for x in parameters]
         options: dict[str, Any] = {}
