@@ -38,16 +38,17 @@ class _ProgramLayer(nn.Module):
             self._layer = sdp.layer(self.kind, *self.sizes, self.backend)
 
     def checked(self, sample: Sample) -> Sample:
-        """The sample, if it is of this layer's sizes.
+        """The sample, if it is of this layer's sizes, in double precision.
 
         Raises:
             ValueError: if it is not.
         """
         p, m = sample.sizes()
-        found = sample.reward.shape[-1], p, m
-        for name, came, expected in zip(
-            ("num_samples", "num_features", "num_controls"), found, self.sizes, strict=True
-        ):
+        for name, tensor in zip(Sample._fields, sample, strict=True):
+            if tensor.dtype != torch.float64:
+                raise ValueError(f"{name}: expected torch.float64, got {tensor.dtype}; use .double()")
+        names, found = ("num_samples", "num_features", "num_controls"), (sample.reward.shape[-1], p, m)
+        for name, came, expected in zip(names, found, self.sizes, strict=True):
             if came != expected:
                 raise ValueError(f"{name}: expected {expected} as the layer was made for, got {came}")
         return sample
