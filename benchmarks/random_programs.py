@@ -86,8 +86,12 @@ def learning(seed: int) -> Program:
 
 def instance(batch: Program, index: int) -> Program:
     """One program of a batch, with a batch of its own."""
-    blocks = tuple(Block(C[index : index + 1] if C.dim() == 3 else C, L) for C, L in batch.blocks)
-    return Program(batch.c[index : index + 1], batch.A[index : index + 1], batch.b[index : index + 1], blocks)
+
+    def part(tensor: torch.Tensor, own: int) -> torch.Tensor:
+        return tensor[index : index + 1] if tensor.dim() > own else tensor.unsqueeze(0)
+
+    blocks = tuple(Block(part(C, 2), L) for C, L in batch.blocks)
+    return Program(part(batch.c, 1), part(batch.A, 2), part(batch.b, 1), blocks)
 
 
 class Clarabel(NamedTuple):

@@ -130,7 +130,7 @@ def gradient_table(kind: str, repeats: int) -> list[str]:
 
 def accuracy(count: int) -> list[str]:
     """Random relaxations: the optimum beside Clarabel's at 1e-10, where both are feasible."""
-    above, unsolved, rough, feasible = [], 0, 0, 0
+    above, unsolved, rough, feasible, beyond = [], 0, 0, 0, 0
     for seed in range(count):
         one = learning(seed)
         one = one._replace(c=one.c.unsqueeze(0), A=one.A.unsqueeze(0), b=one.b.unsqueeze(0))
@@ -143,16 +143,18 @@ def accuracy(count: int) -> list[str]:
             best = objective(one, z)
             above.append(float((found.objective - best) / (1 + best.abs())))
             feasible += int(above[-1] <= 1e-8)
+            beyond += int(found.objective - best > found.gap + 1e-12)
     worst = max(above)
     return [
         "## Accuracy",
         "",
         f"{count:,} random relaxations (1–3 controls, 2–8 features, λ 0–100, 5 to 1,000 samples, some ill-conditioned;",
-        "`random_programs.learning`), objectives relative to 1 + |optimum|, beside Clarabel at tolerance 1e-10:",
+        "`random_programs.learning`), objectives relative to 1 + |optimum|, beside Clarabel at tolerance 1e-10, where",
+        "that is solved and feasible to 1e-9:",
         "",
-        "| compared | at most 1e-8 above Clarabel's | largest excess | unsolved | Clarabel unsolved or off by 1e-9 |",
-        "|---|---|---|---|---|",
-        f"| {len(above)} | {feasible} | {worst:.1e} | {unsolved} | {rough} |",
+        "| compared | at most 1e-8 above | largest excess | more than its own gap above | unsolved | Clarabel not so |",
+        "|---|---|---|---|---|---|",
+        f"| {len(above)} | {feasible} | {worst:.1e} | {beyond} | {unsolved} | {rough} |",
         "",
     ]
 

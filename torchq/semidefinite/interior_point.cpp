@@ -25,7 +25,7 @@ extern "C" struct Data {
 namespace {
 
 constexpr int64_t TILE = 32;  // Residuals.
-constexpr double TINY = 1e-300, POOR = 1e6, FAR = 1e20;
+constexpr double TINY = 1e-300, POOR = 1e6, FAR = 1e13;
 
 struct Arena {  // Memory of one thread, handed out from the beginning to the end.
   std::unique_ptr<char[]> memory;
@@ -575,10 +575,10 @@ template <bool TOGETHER> struct Solver {
       direction(Pack{}, false);
       lengths(p, d);
       const Pack ratio = gap_after(smaller(p, splat(1)), smaller(d, splat(1))) / gap;
-      const Pack centring = smaller(splat(1), larger(splat(1e-8), ratio * ratio * ratio));
+      const Pack centring = smaller(splat(1), larger(splat(1e-8), ratio * root(ratio)));
       direction(centring * mu, true);
       lengths(p, d);
-      const Pack share = smaller(splat(0.98), larger(splat(0.9), 1 - 0.1 * ratio));
+      const Pack share = smaller(splat(0.995), larger(splat(0.9), 1 - 0.1 * ratio));
       p = smaller(splat(1), share * p), d = smaller(splat(1), share * d);
       stands |= failed;
       const Mask moves = ~stands;

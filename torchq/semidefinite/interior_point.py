@@ -31,7 +31,7 @@ from torchq.semidefinite.steps import (
 
 POOR = 1e6
 """A merit above which the last point says more than the best."""
-_FAR = 1e20
+_FAR = 1e13
 """A size of z or Y at which a point runs away, along what proves that there is no solution."""
 
 
@@ -61,10 +61,10 @@ def iterate(program: Program, point: Iterate, error: Errors) -> tuple[Iterate, T
     predicted = direction(program, point, error, factors, torch.zeros_like(mu), None)
     primal, dual = (length.clamp_max(1.0) for length in lengths(point, predicted, factors))
     ratio = complementarity(move(point, predicted, primal, dual)) / error.gap
-    centring = (ratio**3).clamp(1e-8, 1.0)
+    centring = (ratio**1.5).clamp(1e-8, 1.0)  # Mehrotra has ratio³: here that takes a tenth more steps.
     step = direction(program, point, error, factors, centring * mu, predicted)
     primal, dual = lengths(point, step, factors)
-    share = (1 - 0.1 * ratio).clamp(0.9, 0.98)
+    share = (1 - 0.1 * ratio).clamp(0.9, 0.995)
     return move(point, step, (share * primal).clamp_max(1.0), (share * dual).clamp_max(1.0)), factors.broken
 
 
