@@ -129,21 +129,24 @@ def gradient_table(kind: str, repeats: int) -> list[str]:
 
 
 def accuracy(count: int) -> list[str]:
-    """Random relaxations: the optimum beside Clarabel's at 1e-10, where both are feasible."""
+    """Random relaxations: the optimum beside Clarabel's at 1e-10, where that is feasible."""
     above, unsolved, rough, feasible, beyond = [], 0, 0, 0, 0
     for seed in range(count):
         one = learning(seed)
         one = one._replace(c=one.c.unsqueeze(0), A=one.A.unsqueeze(0), b=one.b.unsqueeze(0))
         found, clarabel = solve(one), by_clarabel(one)
         z = clarabel.z.unsqueeze(0)
-        inside = min(float(torch.linalg.eigvalsh(values(block, z))[0, 0]) for block in one.blocks) > -1e-9
+        outside = [max(0.0, -float(torch.linalg.eigvalsh(values(block, z))[0, 0])) for block in one.blocks]
         unsolved += int(not found.solved)
-        rough += int(clarabel.status != "Solved" or not inside)
-        if clarabel.status == "Solved" and inside:
-            best = objective(one, z)
-            above.append(float((found.objective - best) / (1 + best.abs())))
-            feasible += int(above[-1] <= 1e-8)
-            beyond += int(found.objective - best > found.gap + 1e-12)
+        if clarabel.status != "Solved" or max(outside) > 1e-9:
+            rough += 1
+            continue
+        best = objective(one, z)
+        above.append(float((found.objective - best) / (1 + best.abs())))
+        feasible += int(above[-1] <= 1e-8)
+        # What Clarabel gains by leaving the inequalities, to first order.
+        gained = sum(float(Y.diagonal(dim1=-2, dim2=-1).sum()) * out for Y, out in zip(found.Y, outside, strict=True))
+        beyond += int(found.objective - best > found.gap + gained + 1e-12)
     worst = max(above)
     return [
         "## Accuracy",

@@ -83,7 +83,8 @@ class Solution(NamedTuple):
     objective: Tensor
     """cᵀz + mean |Az − b|, (batch,)."""
     gap: Tensor
-    """Primal minus dual objective at the residuals below, (batch,)."""
+    """How far above the optimum the objective may be, (batch,): the difference of primal and dual objective, and the
+    most that the dual residual could hide of it, its size times |z|₁."""
     primal_residual: Tensor
     """max(0, −λ_min(F_j(z))), largest over j, (batch,)."""
     dual_residual: Tensor

@@ -230,7 +230,8 @@ def _described(program: Program, point: Point, status: Tensor) -> tuple[Tensor, 
         dual = dual - adjoint(block, Y)
         value = value - (block.C * Y).sum((-2, -1))
         primal = torch.maximum(primal, -torch.linalg.eigvalsh(torch.nan_to_num(values(block, z)))[:, 0])
-    gap, dual_residual = cost - value, dual.abs().amax(-1)
+    dual_residual = dual.abs().amax(-1)
+    gap = (cost - value).abs() + dual_residual * z.abs().sum(-1)
     infeasible, unbounded = status == Status.INFEASIBLE, status == Status.UNBOUNDED
     none = infeasible | (status == Status.NOT_FINITE)
     z = torch.where(none.unsqueeze(-1), torch.nan, z)
