@@ -15,7 +15,7 @@ from torchq.semidefinite.program import Program, Status
 
 SOLVERS = ("torchq", "clarabel")
 
-_ENOUGH = 1e-6
+_ENOUGH = 1e-5
 """Gap and residuals of a solution that is taken although it is inaccurate."""
 
 
