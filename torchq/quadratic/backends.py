@@ -52,7 +52,11 @@ def torchq(program: Program, sizes: tuple[int, int]) -> list[Tensor]:
 def _report(status: Tensor, error: Tensor) -> None:
     """Warn of instances that were not solved, or not well enough to be differentiated."""
     _warn(status == Status.SOLVED, [Status(code).name.lower().replace("_", " ") for code in status.tolist()])
-    for index in ((error > _EXACT) & (status == Status.SOLVED)).nonzero().squeeze(-1).tolist():
+    _warn_of_rough(error, status == Status.SOLVED)
+
+
+def _warn_of_rough(error: Tensor, solved: Tensor) -> None:
+    for index in ((error > _EXACT) & solved).nonzero().squeeze(-1).tolist():
         found = f"instance {index} of {len(error)} is exact to {error[index]:.0e} only"
         warnings.warn(f"{found}: do not trust its derivatives", stacklevel=2)
 
@@ -218,7 +222,10 @@ def solve_instances(solve: Solve, problems: Instances, polished: bool) -> tuple[
     _warn(solved, reasons)
     x, v = solution.x, solution.y - solution.s
     if polished:
-        x, v = conic.polish(tidy.q, tidy.pattern.dense(tidy.values), tidy.b, x, v, tidy.cone)
+        A = tidy.pattern.dense(tidy.values)
+        x, v = conic.polish(tidy.q, A, tidy.b, x, v, tidy.cone)
+        left = conic.residual(tidy.q, A, tidy.b, x, v, conic.project_dual(v, tidy.cone)[0]).abs().amax(-1)
+        _warn_of_rough(left / (1 + tidy.b.abs().amax(-1)), solved)
     y = conic.project_dual(v, tidy.cone)[0] if polished else solution.y
     primal, dual = (torch.where(solved.unsqueeze(-1), t, torch.nan) for t in (x, y))
     return primal, dual, Saved(tidy, x, v, solved)
