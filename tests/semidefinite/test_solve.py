@@ -6,9 +6,21 @@ import pytest
 import torch
 from random_programs import by_clarabel, instance, learning, normal, program
 
+from torchq import native
 from torchq.semidefinite import interior_point, processor
 from torchq.semidefinite.program import Block, Program, Status, objective, values
-from torchq.semidefinite.solve import judge, solve
+from torchq.semidefinite.solve import for_processors, judge, solve
+
+
+def test_without_a_compiler_it_is_slower_and_says_so(monkeypatch):
+    expected = solve(program(0, 3), polish=True)
+    monkeypatch.setattr(native, "compiler", lambda: None)
+    processor.library.cache_clear()
+    for_processors.cache_clear()
+    with pytest.warns(UserWarning, match=r"in torch operations, which takes longer: no C\+\+ compiler found; install"):
+        found = solve(program(0, 3), polish=True)
+    torch.testing.assert_close(found.z, expected.z, rtol=1e-9, atol=1e-9)
+    for_processors.cache_clear()
 
 
 @pytest.fixture(params=["C++", "torch"])

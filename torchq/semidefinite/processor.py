@@ -34,7 +34,12 @@ class _Data(ctypes.Structure):
 
 
 @lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """The compiled program.
+
+    Raises:
+        RuntimeError: if there is no compiler, or it fails.
+    """
     return native.library(_SOURCE, ["lanes.h"])
 
 
@@ -112,7 +117,7 @@ def solve(program: Program, batch: int, tolerance: float, iterations: int, *, al
         setattr(data, name, part.data_ptr())
     for name, stride in zip(_NUMBERS, strides, strict=True):
         setattr(data, f"{name}_stride", stride)
-    _library().solve(ctypes.byref(data))
+    library().solve(ctypes.byref(data))
     return Point(z, w, _parted(X, sizes), _parted(Y, sizes), merit, taken)
 
 

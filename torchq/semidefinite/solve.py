@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +35,7 @@ def solve(
     alone: bool = True,
     report: Report | None = None,
 ) -> Solution:
-    """Solve each program of a batch, on the CPU in C++, elsewhere by the same method in torch operations.
+    """Solve each program of a batch, on the CPU in C++, elsewhere (or without a compiler) by torch operations.
 
         min  cᵀz + mean |Az − b|     s.t.  F_j(z) = C_j + Σ_k z_k L_jk ⪰ 0
 
@@ -52,7 +55,6 @@ def solve(
 
     Raises:
         ValueError: if shapes, types or devices do not fit each other, or a matrix is not symmetric.
-        RuntimeError: if on the CPU there is no C++ compiler, or it fails.
     """
     batch = _check(program)
     parts = [program.c, program.A, program.b, *(part for block in program.blocks for part in block)]
@@ -65,6 +67,18 @@ def solve(
         field.reshape((*batch, *field.shape[1:])) for field in (z, *rest)
     )
     return Solution(z, w, tuple(Y), cost, gap, primal, dual, taken, status, error)
+
+
+@lru_cache(maxsize=1)
+def for_processors() -> ModuleType:
+    """The method in C++, or where that cannot be compiled the one in torch operations, with a warning."""
+    try:
+        processor.library()
+    except (RuntimeError, OSError) as error:
+        slower = "semidefinite programs are solved in torch operations, which takes longer"
+        warnings.warn(f"{slower}: {error}", stacklevel=2)
+        return interior_point
+    return processor
 
 
 class _Settings(NamedTuple):
@@ -85,7 +99,7 @@ class _Solve(torch.autograd.Function):
             for name, part in zip(Block._fields, block, strict=True):
                 if not _is_symmetric(part):
                     raise ValueError(f"blocks[{number}].{name}: expected symmetric matrices; use (M + M.mT) / 2")
-        method = processor if program.c.device.type == "cpu" else interior_point
+        method = for_processors() if program.c.device.type == "cpu" else interior_point
         point = method.solve(program, batch, settings.tolerance, settings.iterations, alone=settings.alone)
         status = judge(program, point)
         error = torch.full_like(point.merit, torch.nan)
