@@ -13,6 +13,7 @@ from torchq.quadratic.lmi_ql import LMIQL
 from torchq.quadratic.lmi_qli import LMIQLi
 from torchq.quadratic.lqr import discounted_riccati, noise_free_problem
 from torchq.quadratic.lspi import LSPI
+from torchq.quadratic.programs import CONTROL_FLOOR
 from torchq.quadratic.solvers import SOLVERS
 
 GAMMA = 0.95
@@ -94,7 +95,7 @@ def test_programs_keep_their_constraints():
     solution = sdp.solve_relaxation(G, y, P_b, 0.01 * torch.eye(2, dtype=torch.float64), 2, 1)
     P, S, R = solution.q
     block = torch.cat((torch.cat((solution.W, S), 1), torch.cat((S.T, R), 1)))
-    for matrix in (block, P_b - P - solution.W, R - sdp.CONTROL_FLOOR):
+    for matrix in (block, P_b - P - solution.W, R - CONTROL_FLOOR):
         assert torch.linalg.eigvalsh(matrix).min() > -1e-6
     cost = (G @ torch.cat([forms.to_triangle(P), S.flatten(), forms.to_triangle(R),
                            forms.to_triangle(solution.W)]) + y).abs().mean()  # fmt: skip

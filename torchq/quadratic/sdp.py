@@ -13,10 +13,7 @@ from torch import Tensor
 from torchq.errors import SolverError
 from torchq.quadratic import backends
 from torchq.quadratic.forms import Quadratic, from_triangle, triangle_size, unpack
-
-CONTROL_FLOOR = 1e-4
-"""ε_R: R ⪰ ε_R I stands for the paper's strict R ≻ 0."""
-
+from torchq.quadratic.programs import CONTROL_FLOOR
 
 _LOOSE = {"tol_gap_abs": 1e-6, "tol_gap_rel": 1e-6, "tol_feas": 1e-6}
 """Tolerances of a second attempt, where the first stalls short of the default 1e-8."""

@@ -34,6 +34,8 @@ from torchq.versions import versions
 CHECKPOINT_SECONDS = 15.0
 RUNS_AT_ONCE = 24
 """Whose programs are solved together."""
+SAMPLES_AT_ONCE = 24_000
+"""Of all of them: a line search holds nine copies of each data set."""
 
 
 _CONTRACT = (
@@ -183,8 +185,9 @@ def _outcomes(config: Config, cases: list[Case], starts: Quadratic | None, seeds
     processes cost a file descriptor each.
     """
     if config.solver == "torchq":  # Lspi's too, which has none.
-        for first in range(0, len(seeds), RUNS_AT_ONCE):
-            yield from run_seeds(config, cases, starts, seeds[first : first + RUNS_AT_ONCE])
+        at_once = max(1, min(RUNS_AT_ONCE, SAMPLES_AT_ONCE // max(config.sizes)))
+        for first in range(0, len(seeds), at_once):
+            yield from run_seeds(config, cases, starts, seeds[first : first + at_once])
         return
     from loky import ProcessPoolExecutor, cpu_count
 

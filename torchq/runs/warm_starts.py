@@ -18,7 +18,7 @@ from torchq.lowrank.modes import Grid
 from torchq.lowrank.qtensor import QTensor
 from torchq.methods import LOW_RANK_ALGOS, QUADRATIC_ALGOS
 from torchq.quadratic.forms import Quadratic, form
-from torchq.quadratic.sdp import CONTROL_FLOOR
+from torchq.quadratic.programs import CONTROL_FLOOR
 from torchq.runs import conversion
 from torchq.runs.adaptation import nearest
 from torchq.runs.control_tasks import Case

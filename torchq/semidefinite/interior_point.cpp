@@ -401,7 +401,7 @@ template <bool TOGETHER> struct Solver {
     copy_lower(1e-15, Pack{} + TINY);
     const Mask first = cholesky(factor, n);
     if (any(first)) {
-      std::copy_n(factor, n * n, DA_sized());
+      std::copy_n(factor, n * n, spared());
       copy_lower(1e-10, 1e-16 * biggest);
       const Mask second = cholesky(factor, n);
       for (int64_t i = 0; i < n * n; ++i) factor[i] = select(first, factor[i], spare[i]);
@@ -411,7 +411,7 @@ template <bool TOGETHER> struct Solver {
   }
 
   std::unique_ptr<Pack[]> spare;
-  Pack *DA_sized() {
+  Pack *spared() {
     if (!spare) spare.reset(new Pack[n * n]);
     return spare.get();
   }

@@ -7,6 +7,8 @@ eliminating these leaves one n × n system an iteration:
 
     (AᵀDA + H) dz = g,   D = 1/(u⁺/(1−w) + u⁻/(1+w)),   H_kl = Σ_j ⟨L_jk, Y_j L_jl X_j⁻¹⟩
 
+Differs from the paper: Mehrotra centres by the cube of the predicted ratio of gaps, here its power is 1.5.
+
 Written for GPUs: a fixed number of iterations, no synchronisation with the host, instances that are done are masked.
 """
 
@@ -36,7 +38,7 @@ _FAR = 1e13
 
 
 def start(program: Program) -> Iterate:
-    """Z = 0, w = 0, and multiples of the identity as large as the data suggest.      [Todd, Toh and Tütüncü 1998]"""
+    """Where to begin: z = 0, w = 0, multiples of the identity of the data's size.      [Todd, Toh and Tütüncü 1998]"""
     c, _, b, blocks = program
     size = b.abs().mean(-1, keepdim=True) + 1e-8 if program.num_residuals else None
     plus, minus = (b, b) if size is None else ((-b).clamp_min(0) + size, b.clamp_min(0) + size)
@@ -61,19 +63,11 @@ def iterate(program: Program, point: Iterate, error: Errors) -> tuple[Iterate, T
     predicted = direction(program, point, error, factors, torch.zeros_like(mu), None)
     primal, dual = (length.clamp_max(1.0) for length in lengths(point, predicted, factors))
     ratio = complementarity(move(point, predicted, primal, dual)) / error.gap
-    centring = (ratio**1.5).clamp(1e-8, 1.0)  # Mehrotra has ratio³: here that takes a tenth more steps.
+    centring = (ratio**1.5).clamp(1e-8, 1.0)
     step = direction(program, point, error, factors, centring * mu, predicted)
     primal, dual = lengths(point, step, factors)
     share = (1 - 0.1 * ratio).clamp(0.9, 0.995)
     return move(point, step, (share * primal).clamp_max(1.0), (share * dual).clamp_max(1.0)), factors.broken
-
-
-def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Cholesky factor, the identity where there is none; and where that is, (batch,)."""
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    failed = (info != 0) | ~torch.isfinite(factor).all((-2, -1))
-    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return torch.where(failed[:, None, None], eye, factor), failed
 
 
 def merit(program: Program, point: Iterate, error: Errors, tolerance: float) -> Tensor:
