@@ -8,27 +8,22 @@ from random_programs import by_clarabel, instance, learning, normal, program
 
 from torchq import native
 from torchq.semidefinite import interior_point, processor
+from torchq.semidefinite.in_torch import InTorch
+from torchq.semidefinite.processor import Processor
 from torchq.semidefinite.program import Block, Program, Status, objective, values
-from torchq.semidefinite.solve import for_processors, judge, solve
+from torchq.semidefinite.quality import judge
+from torchq.semidefinite.solve import has_compiler, solve
 
 
 def test_without_a_compiler_it_is_slower_and_says_so(monkeypatch):
     expected = solve(program(0, 3), polish=True)
     monkeypatch.setattr(native, "compiler", lambda: None)
     processor.library.cache_clear()
-    for_processors.cache_clear()
+    has_compiler.cache_clear()
     with pytest.warns(UserWarning, match=r"in torch operations, which takes longer: no C\+\+ compiler found; install"):
         found = solve(program(0, 3), polish=True)
     torch.testing.assert_close(found.z, expected.z, rtol=1e-9, atol=1e-9)
-    for_processors.cache_clear()
-
-
-@pytest.fixture(params=["C++", "torch"])
-def method(request, monkeypatch):
-    """Solves by either program."""
-    if request.param == "torch":
-        monkeypatch.setattr(processor, "solve", interior_point.solve)
-    return request.param
+    has_compiler.cache_clear()
 
 
 def least_eigenvalue(one, z):
@@ -75,8 +70,9 @@ def test_optimality_conditions_hold(method):
 @pytest.mark.parametrize("seed", range(12))
 def test_the_program_for_processors_equals_the_one_in_torch(seed):
     batch = learning(seed)
-    ours, theirs = (method.solve(batch, 1, 1e-10, 50) for method in (processor, interior_point))
-    assert torch.equal(judge(batch, ours), judge(batch, theirs))
+    ours, theirs = (method(batch, 1).solve(1e-10, 50) for method in (Processor, InTorch))
+    finite = torch.ones(1, dtype=torch.bool)
+    assert torch.equal(judge(batch, ours, finite), judge(batch, theirs, finite))
     torch.testing.assert_close(objective(batch, ours.z), objective(batch, theirs.z), rtol=1e-8, atol=1e-8)
 
 

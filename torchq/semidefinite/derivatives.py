@@ -139,17 +139,8 @@ def _least_norm(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.linalg.pinv(matrix, rtol=1e-9, hermitian=True) @ right
 
 
-class Gradients(NamedTuple):
-    """Of a loss with respect to a program; of L only where it is asked for."""
-
-    c: Tensor
-    A: Tensor
-    b: Tensor
-    blocks: tuple[Block, ...]
-
-
-def gradients(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], found: Active, of_z: Tensor) -> Gradients:
-    """Gradients of a loss with respect to the data, from its gradient with respect to z, (batch, n).
+def gradients(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], found: Active, of_z: Tensor) -> Program:
+    """Gradients of a loss with respect to a program's data, from its gradient with respect to z, (batch, n).
 
     With (g, h) = [[H, Jᵀ], [J, 0]]⁻¹ (z̄, 0):  c̄ = −g,  Ā = −w gᵀ − h zᵀ,  b̄ = h,  C̄ = Ξ,  L̄_k = z_k Ξ + g_k Y, where
     −Ξ = Σ h_ij q_i q_jᵀ over pairs of Y-vectors + Σ (μ_j/λ_i) (q_iᵀ L(g) q_j) q_i q_jᵀ over mixed pairs.
@@ -170,4 +161,4 @@ def gradients(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], fou
         of_C = -face.vectors @ inner @ face.vectors.mT
         of_L = z[:, :, None, None] * of_C.unsqueeze(1) + g[:, :, None, None] * multiplier.unsqueeze(1)
         blocks.append(Block(of_C, of_L))
-    return Gradients(-g, of_A, h, tuple(blocks))
+    return Program(-g, of_A, h, tuple(blocks))

@@ -7,18 +7,14 @@
 #include <cstring>
 #include <memory>
 
+#include "instances.h"
 #include "lanes.h"
 
-extern "C" struct Data {
-  int64_t batch, num_variables, num_residuals, num_blocks, iterations, threads, alone;
+extern "C" struct Task {
+  Program program;
+  int64_t iterations, alone;
   double tolerance;
-  const int64_t *rows;        // Of each block.
-  const int64_t *begins;      // Of the entries of each variable in each block: blocks x (variables + 1).
-  const int64_t *entry_rows, *entry_columns;  // Row at most the column.
-  const double *entries;      // Of L: of all instances, or of each.
-  const double *c, *A, *b, *C;  // C: matrices of all blocks, one after the other.
-  int64_t entries_stride, c_stride, A_stride, b_stride, C_stride;  // From one instance to the next; 0 if shared.
-  double *z, *w, *X, *Y, *merit;
+  double *z, *w, *X, *Y, *merit;  // X, Y: matrices of all blocks, one after the other.
   int64_t *taken;
 };
 
@@ -131,13 +127,13 @@ Pack smallest_eigenvalue(Pack *matrix, Pack *other, int64_t size) {
 }
 
 template <bool TOGETHER> struct Solver {
-  const Data &data;
-  const int64_t n, N, packs;  // Packs of residuals.
-  int64_t area = 0, most_rows = 1, sum_rows = 0, num_entries;
+  const Task &task;
+  const Program &program;
+  const Terms &terms;
+  const int64_t n, N, packs, area, num_entries;  // Packs of residuals; entries of all blocks' matrices, and of L.
   Arena arena;
   Pack *A, *tile, *b, *c, *C, *entries;
   Point point, best, step;
-  Pack *predicted_upper, *predicted_X, *predicted_Y;
   Pack *weight, *residual, *shift, *up, *down;
   Pack *by_plus, *by_minus, *by_upper, *by_lower;  // Reciprocals of the point: dividing takes long.
   Pack *dual, *primal, *matrix, *factor, *right, *rest;
@@ -146,39 +142,24 @@ template <bool TOGETHER> struct Solver {
   Mask valid_last;  // Of the last pack, if residuals are dealt to lanes.
 
   static int64_t count_packs(int64_t N) { return TOGETHER ? (N + LANES - 1) / LANES : N; }
-  static int64_t sum_areas(const Data &data, int64_t power) {
-    int64_t sum = 0;
-    for (int64_t j = 0; j < data.num_blocks; ++j) sum += power == 2 ? data.rows[j] * data.rows[j] : data.rows[j];
-    return sum;
-  }
-  static int64_t count_entries(const Data &data) {
-    return data.num_blocks ? data.begins[data.num_blocks * (data.num_variables + 1) - 1] : 0;
-  }
-  static int64_t largest_rows(const Data &data) {
-    int64_t most = 1;
-    for (int64_t j = 0; j < data.num_blocks; ++j) most = std::max(most, data.rows[j]);
-    return most;
-  }
-  static size_t memory(const Data &data) {
-    const int64_t n = data.num_variables, packs = count_packs(data.num_residuals), area = sum_areas(data, 2);
-    const int64_t rows = largest_rows(data), entries = count_entries(data);
-    return 3 * Point::size(n, packs, area) + n * packs + 4 * TILE + packs * 11 + n * (2 * n + 4) + area * 9 + entries + 2 * rows * rows + 64;
+  static size_t memory(const Program &program, const Terms &terms) {
+    const int64_t n = program.num_variables, packs = count_packs(program.num_residuals), rows = terms.most_rows;
+    return 3 * Point::size(n, packs, terms.area) + n * packs + 4 * TILE + packs * 10 + n * (2 * n + 4) + terms.area * 6 +
+           terms.entries.size() + 2 * rows * rows + 64;
   }
 
-  explicit Solver(const Data &data)
-      : data(data), n(data.num_variables), N(data.num_residuals), packs(count_packs(N)), area(sum_areas(data, 2)),
-        most_rows(largest_rows(data)), sum_rows(sum_areas(data, 1)),
-        num_entries(count_entries(data)), arena(memory(data)),
-        A(arena.take(n * packs)), tile(arena.take(4 * TILE)), b(arena.take(packs)), c(arena.take(n)),
-        C(arena.take(area)), entries(arena.take(num_entries)), point(arena, n, packs, area),
-        best(arena, n, packs, area), step(arena, n, packs, area), predicted_upper(arena.take(packs)),
-        predicted_X(arena.take(area)), predicted_Y(arena.take(area)), weight(arena.take(packs)),
+  Solver(const Task &task, const Terms &terms)
+      : task(task), program(task.program), terms(terms), n(program.num_variables), N(program.num_residuals),
+        packs(count_packs(N)), area(terms.area), num_entries(int64_t(terms.entries.size())),
+        arena(memory(program, terms)), A(arena.take(n * packs)), tile(arena.take(4 * TILE)), b(arena.take(packs)),
+        c(arena.take(n)), C(arena.take(area)), entries(arena.take(num_entries)), point(arena, n, packs, area),
+        best(arena, n, packs, area), step(arena, n, packs, area), weight(arena.take(packs)),
         residual(arena.take(packs)), shift(arena.take(packs)), up(arena.take(packs)), down(arena.take(packs)), by_plus(arena.take(packs)),
         by_minus(arena.take(packs)), by_upper(arena.take(packs)), by_lower(arena.take(packs)),
         dual(arena.take(n)), primal(arena.take(area)), matrix(arena.take(n * n)), factor(arena.take(n * n)),
         right(arena.take(n)), rest(arena.take(n)), inverse(arena.take(area)), half_X(arena.take(area)),
-        half_Y(arena.take(area)), wanted(arena.take(area)), scratch(arena.take(most_rows * most_rows)),
-        scratch2(arena.take(most_rows * most_rows)) {
+        half_Y(arena.take(area)), wanted(arena.take(area)), scratch(arena.take(terms.most_rows * terms.most_rows)),
+        scratch2(arena.take(terms.most_rows * terms.most_rows)) {
     for (int lane = 0; lane < LANES; ++lane) valid_last[lane] = -(!TOGETHER || (packs - 1) * LANES + lane < N);
   }
 
@@ -187,25 +168,31 @@ template <bool TOGETHER> struct Solver {
   static Pack most(Pack x) { return TOGETHER ? splat(largest(x)) : x; }
 
   template <class F> void each_block(F act) const {
-    for (int64_t j = 0, at = 0; j < data.num_blocks; at += data.rows[j] * data.rows[j], ++j)
-      act(at, data.rows[j], data.begins + j * (n + 1));
+    for (int64_t j = 0, at = 0; j < program.num_blocks; at += program.rows[j] * program.rows[j], ++j)
+      act(at, program.rows[j], terms.begins.data() + j * (n + 1));
   }
 
   void load(int64_t first, int64_t count) {
-    auto of = [&](int lane) { return first + std::min<int64_t>(lane, count - 1); };
     const double scale = std::max<int64_t>(1, N);
     for (int lane = 0; lane < LANES; ++lane) {
-      const int64_t instance = TOGETHER ? first : of(lane);
-      const double *its_c = data.c + instance * data.c_stride, *its_C = data.C + instance * data.C_stride;
-      const double *its_entries = data.entries + instance * data.entries_stride;
+      const int64_t instance = TOGETHER ? first : first + std::min<int64_t>(lane, count - 1);
+      const double *its_c = part_of(program, COST, instance), *its_A = part_of(program, MATRIX, instance);
+      const double *its_b = part_of(program, OFFSET, instance);
       for (int64_t k = 0; k < n; ++k) c[k][lane] = scale * its_c[k];
-      for (int64_t i = 0; i < area; ++i) C[i][lane] = its_C[i];
-      for (int64_t i = 0; i < num_entries; ++i) entries[i][lane] = its_entries[i];
-      const double *its_A = data.A + instance * data.A_stride, *its_b = data.b + instance * data.b_stride;
       for (int64_t i = 0; i < packs; ++i) {
         const int64_t row = TOGETHER ? i * LANES + lane : i;
         b[i][lane] = row < N ? its_b[row] : 0;
         for (int64_t k = 0; k < n; ++k) A[k * packs + i][lane] = row < N ? its_A[row * n + k] : 0;
+      }
+      for (int64_t j = 0, at = 0; j < program.num_blocks; at += program.rows[j] * program.rows[j], ++j) {
+        const int64_t rows = program.rows[j];
+        const double *its_C = part_of(program, BLOCKS + 2 * j, instance);
+        const double *its_L = part_of(program, BLOCKS + 2 * j + 1, instance);
+        for (int64_t i = 0; i < rows * rows; ++i) C[at + i][lane] = its_C[i];
+        for (int64_t e = terms.begins[j * (n + 1)]; e < terms.begins[j * (n + 1) + n]; ++e) {
+          const auto [k, r, s] = terms.entries[e];
+          entries[e][lane] = its_L[(k * rows + r) * rows + s];
+        }
       }
     }
   }
@@ -243,7 +230,7 @@ template <bool TOGETHER> struct Solver {
     each_block([&](int64_t at, int64_t rows, const int64_t *begins) {
       for (int64_t k = 0; k < n; ++k)
         for (int64_t e = begins[k]; e < begins[k + 1]; ++e) {
-          const int64_t r = data.entry_rows[e], s = data.entry_columns[e];
+          const int64_t r = terms.entries[e].row, s = terms.entries[e].column;
           const Pack change = z[k] * entries[e];
           out[at + r * rows + s] += change;
           if (r != s) out[at + s * rows + r] += change;
@@ -256,7 +243,7 @@ template <bool TOGETHER> struct Solver {
     each_block([&](int64_t at, int64_t rows, const int64_t *begins) {
       for (int64_t k = 0; k < n; ++k)
         for (int64_t e = begins[k]; e < begins[k + 1]; ++e) {
-          const int64_t r = data.entry_rows[e], s = data.entry_columns[e];
+          const int64_t r = terms.entries[e].row, s = terms.entries[e].column;
           out[k] += (r == s ? sign : 2 * sign) * entries[e] * Y[at + r * rows + s];
         }
     });
@@ -293,7 +280,7 @@ template <bool TOGETHER> struct Solver {
       for (int64_t k = 0; k < n; ++k) {
         norm = Pack{};
         for (int64_t e = begins[k]; e < begins[k + 1]; ++e)
-          norm += (data.entry_rows[e] == data.entry_columns[e] ? 1 : 2) * entries[e] * entries[e];
+          norm += (terms.entries[e].row == terms.entries[e].column ? 1 : 2) * entries[e] * entries[e];
         of_X = larger(of_X, root(norm));
         of_Y = larger(of_Y, (1 + magnitude(c[k])) / (1 + root(norm)));
       }
@@ -334,7 +321,7 @@ template <bool TOGETHER> struct Solver {
         left = larger(left, magnitude(primal[at + i])), size = larger(size, magnitude(C[at + i]));
       worst = larger(worst, left / (1 + size));
     });
-    return select(worst == worst & gap == gap & worst_dual == worst_dual, worst / data.tolerance, splat(INFINITY));
+    return select(worst == worst & gap == gap & worst_dual == worst_dual, worst / task.tolerance, splat(INFINITY));
   }
 
   // The lower triangle of A'DA, some residuals at a time so that they stay near, four columns with four.
@@ -430,7 +417,7 @@ template <bool TOGETHER> struct Solver {
       if (begins[l] == begins[l + 1]) continue;
       std::fill_n(scratch, rows * rows, Pack{});
       for (int64_t e = begins[l]; e < begins[l + 1]; ++e) {
-        const int64_t r = data.entry_rows[e], s = data.entry_columns[e];
+        const int64_t r = terms.entries[e].row, s = terms.entries[e].column;
         for (int64_t i = 0; i < rows; ++i) {
           const Pack first = entries[e] * Y[i * rows + r], second = r == s ? Pack{} : entries[e] * Y[i * rows + s];
           for (int64_t j = 0; j < rows; ++j)
@@ -440,7 +427,7 @@ template <bool TOGETHER> struct Solver {
       for (int64_t k = l; k < n; ++k) {
         Pack sum = {};
         for (int64_t e = begins[k]; e < begins[k + 1]; ++e) {
-          const int64_t r = data.entry_rows[e], s = data.entry_columns[e];
+          const int64_t r = terms.entries[e].row, s = terms.entries[e].column;
           sum += entries[e] * (r == s ? scratch[r * rows + r] : scratch[r * rows + s] + scratch[s * rows + r]);
         }
         matrix[k * n + l] += sum;
@@ -564,11 +551,11 @@ template <bool TOGETHER> struct Solver {
   void run(int64_t first, int64_t count) {
     load(first, count);
     start();
-    const double cones = std::max<int64_t>(1, 2 * N + sum_rows);
+    const double cones = std::max<int64_t>(1, 2 * N + terms.sum_rows);
     Pack gap, least = errors(gap), taken = {}, waited = {};
     Mask stands = least <= 1;
     keep_all(~Mask{});
-    for (int64_t iteration = 0; iteration < data.iterations && any(~stands); ++iteration) {
+    for (int64_t iteration = 0; iteration < task.iterations && any(~stands); ++iteration) {
       const Mask failed = factorise();
       const Pack mu = gap / cones;
       Pack p, d;
@@ -605,37 +592,38 @@ template <bool TOGETHER> struct Solver {
     const double scale = 1.0 / std::max<int64_t>(1, N);
     for (int lane = 0; lane < (TOGETHER ? 1 : count); ++lane) {
       const int64_t instance = first + lane;
-      for (int64_t k = 0; k < n; ++k) data.z[instance * n + k] = best.z[k][lane];
+      for (int64_t k = 0; k < n; ++k) task.z[instance * n + k] = best.z[k][lane];
       for (int64_t row = 0; row < N; ++row) {
         const int64_t i = TOGETHER ? row / LANES : row, at = TOGETHER ? row % LANES : lane;
-        data.w[instance * N + row] = 0.5 * scale * (best.lower[i][at] - best.upper[i][at]);
+        task.w[instance * N + row] = 0.5 * scale * (best.lower[i][at] - best.upper[i][at]);
       }
       for (int64_t i = 0; i < area; ++i) {
-        data.X[instance * area + i] = best.X[i][lane];
-        data.Y[instance * area + i] = scale * best.Y[i][lane];
+        task.X[instance * area + i] = best.X[i][lane];
+        task.Y[instance * area + i] = scale * best.Y[i][lane];
       }
-      data.merit[instance] = least[lane];
-      data.taken[instance] = int64_t(taken[lane]);
+      task.merit[instance] = least[lane];
+      task.taken[instance] = int64_t(taken[lane]);
     }
   }
 };
 
 }  // namespace
 
-extern "C" void solve(const Data *data) {
-  const int64_t whole = data->batch / LANES, left = data->batch % LANES;
-  const bool lanes = left >= LANES / 2 || (left && !data->alone);  // Fewer are quicker one after the other.
+extern "C" void solve(const Task *task) {
+  const int64_t batch = task->program.batch, whole = batch / LANES, left = batch % LANES;
+  const bool lanes = left >= LANES / 2 || (left && !task->alone);  // Fewer are quicker one after the other.
   const int64_t chunks = whole + lanes, singles = lanes ? 0 : left;
-#pragma omp parallel num_threads(int(data->threads)) if (chunks + singles > 1)
+  const Terms terms(task->program);
+#pragma omp parallel num_threads(int(task->program.threads)) if (chunks + singles > 1)
   {
     if (chunks) {
-      Solver<false> solver(*data);
+      Solver<false> solver(*task, terms);
 #pragma omp for schedule(dynamic, 1) nowait
       for (int64_t chunk = 0; chunk < chunks; ++chunk)
-        solver.run(chunk * LANES, std::min<int64_t>(LANES, data->batch - chunk * LANES));
+        solver.run(chunk * LANES, std::min<int64_t>(LANES, batch - chunk * LANES));
     }
     if (singles) {
-      Solver<true> solver(*data);
+      Solver<true> solver(*task, terms);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t one = 0; one < singles; ++one) solver.run(whole * LANES + one, 1);
     }

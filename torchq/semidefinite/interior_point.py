@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from torchq.semidefinite.program import Block, Point, Program
+from torchq.semidefinite.quality import POOR
 from torchq.semidefinite.steps import (
     TINY,
     Errors,
@@ -31,8 +32,6 @@ from torchq.semidefinite.steps import (
     product,
 )
 
-POOR = 1e6
-"""A merit above which the last point says more than the best."""
 _FAR = 1e13
 """A size of z or Y at which a point runs away, along what proves that there is no solution."""
 
@@ -86,7 +85,7 @@ def merit(program: Program, point: Iterate, error: Errors, tolerance: float) -> 
     return torch.nan_to_num(worst / tolerance, nan=torch.inf)
 
 
-def solve(program: Program, batch: int, tolerance: float, iterations: int, *, alone: bool = True) -> Point:
+def solve(program: Program, batch: int, tolerance: float, iterations: int) -> Point:
     """Solve a batch where its tensors are; each instance keeps its best point, and stands once it is solved.
 
     Args:
@@ -94,7 +93,6 @@ def solve(program: Program, batch: int, tolerance: float, iterations: int, *, al
         batch: instances.
         tolerance: of the merit.
         iterations: always taken.
-        alone: of the program for processors.
     """
     count = max(1, program.num_residuals)
     program = Program(

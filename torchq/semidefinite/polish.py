@@ -13,7 +13,7 @@ from torchq.semidefinite.program import Program, adjoint, values
 _HALVINGS = 6
 _ROUNDING = 1e-14
 """An error of the optimality conditions, relative to the data, that no step would lessen."""
-_STEPS = 4
+STEPS = 4
 
 
 class Exact(NamedTuple):
@@ -27,7 +27,7 @@ class Exact(NamedTuple):
     active: Active
 
 
-def polish(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], steps: int = _STEPS) -> Exact:
+def polish(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], steps: int = STEPS) -> Exact:
     """Newton steps on the conditions of what is active, halved until they help; one that never helps is not taken."""
     found = active(program, z, w, Y)
     w, Y = _projected(program, z, w, Y, found)

@@ -1,4 +1,4 @@
-"""`interior_point.cpp` called with tensors: the method of `interior_point.py`, eight instances to a vector."""
+"""The method of `interior_point.py`, and of all that follows it, for processors: C++ called with tensors."""
 
 from __future__ import annotations
 
@@ -6,121 +6,167 @@ import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchq import native
-from torchq.semidefinite.program import Block, Point, Program
+from torchq.semidefinite.polish import STEPS
+from torchq.semidefinite.program import Point, Program, Quality
 
-_SOURCE = Path(__file__).with_name("interior_point.cpp")
-_SIZES = ("batch", "num_variables", "num_residuals", "num_blocks", "iterations", "threads", "alone")
-_SHAPES = ("rows", "begins", "entry_rows", "entry_columns")
-_NUMBERS = ("entries", "c", "A", "b", "C")
-_FOUND = ("z", "w", "X", "Y", "merit", "taken")
+_FOLDER = Path(__file__).parent
 
 
-class _Data(ctypes.Structure):
-    """The struct Data of the program, field by field."""
+class _Program(ctypes.Structure):
+    """The struct Program of instances.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in _SIZES),
-        ("tolerance", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in (*_SHAPES, *_NUMBERS)),
-        *((f"{name}_stride", ctypes.c_int64) for name in _NUMBERS),
-        *((name, ctypes.c_void_p) for name in _FOUND),
+        *((name, ctypes.c_int64) for name in ("batch", "num_variables", "num_residuals", "num_blocks", "threads")),
+        *((name, ctypes.c_void_p) for name in ("rows", "parts", "strides")),
     )
 
 
+class _Task(ctypes.Structure):
+    """The struct Task of interior_point.cpp."""
+
+    _fields_ = (
+        ("program", _Program),
+        ("iterations", ctypes.c_int64),
+        ("alone", ctypes.c_int64),
+        ("tolerance", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("z", "w", "X", "Y", "merit", "taken")),
+    )
+
+
+class _Found(ctypes.Structure):
+    """The struct Found of solutions.cpp."""
+
+    kept: dict[str, Tensor | None]
+    _fields_ = (
+        ("program", _Program),
+        ("steps", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("usable", "z", "w", "Y", "error", "cost", "gap", "primal", "dual")),
+    )
+
+
+class _Gradients(ctypes.Structure):
+    """The struct Gradients of solutions.cpp."""
+
+    _fields_ = (("found", _Found), ("of_z", ctypes.c_void_p), ("of_parts", ctypes.c_void_p))
+
+
 @lru_cache(maxsize=1)
-def library() -> ctypes.CDLL:
-    """The compiled program.
+def library() -> tuple[ctypes.CDLL, ctypes.CDLL]:
+    """The compiled programs, interior_point.cpp and solutions.cpp.
 
     Raises:
         RuntimeError: if there is no compiler, or it fails.
     """
-    return native.library(_SOURCE, ["lanes.h"])
+    solver = native.library(_FOLDER / "interior_point.cpp", ["instances.h", "lanes.h"])
+    solutions = native.library(_FOLDER / "solutions.cpp", ["instances.h", "dense.h"])
+    solutions.look.restype = ctypes.c_int64
+    return solver, solutions
 
 
-class _Terms(NamedTuple):
-    """Entries (row ≤ column) of the matrices L that are not zero, by block and variable."""
-
-    rows: Tensor
-    """Of each block, (J,)."""
-    begins: Tensor
-    """(J, n + 1)."""
-    entry_rows: Tensor
-    entry_columns: Tensor
-    entries: Tensor
-    """(entries,) or (batch, entries)."""
-
-
-def _terms(blocks: Sequence[Block], n: int) -> _Terms:
-    begins, rows, columns, entries, at = [], [], [], [], 0
-    for block in blocks:
-        upper = block.L.triu()
-        where = upper != 0
-        variable, row, column = (where.any(0) if where.dim() == 4 else where).nonzero(as_tuple=True)
-        ends = torch.bincount(variable, minlength=n).cumsum(0)
-        begins.append(torch.cat((ends.new_zeros(1), ends)) + at)
-        at += len(variable)
-        rows.append(row)
-        columns.append(column)
-        entries.append(upper[..., variable, row, column])
-    nothing = torch.zeros(0, dtype=torch.int64)
-    return _Terms(
-        torch.tensor([block.C.shape[-1] for block in blocks], dtype=torch.int64),
-        torch.stack(begins) if blocks else nothing,
-        torch.cat([nothing, *rows]),
-        torch.cat([nothing, *columns]),
-        _joined(entries),
-    )
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Numbers of all blocks, one after the other; those that all instances share repeated where others are not."""
-    if not parts:
-        return torch.zeros(0, dtype=torch.float64)
-    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
-    return torch.cat([part.expand(*batch, -1) for part in parts], -1).contiguous()
-
-
-def solve(program: Program, batch: int, tolerance: float, iterations: int, *, alone: bool = True) -> Point:
-    """Solve a batch on the CPU.
+class Processor:
+    """A batch of programs on the CPU, whose tensors stay where they are.
 
     Args:
         program: float64, everything with a batch dimension or without.
         batch: instances.
-        tolerance: of the merit.
-        iterations: at most.
-        alone: whether a few instances may be solved one after the other, which is quicker for many residuals, but
-            rounds otherwise than side by side.
 
     Raises:
         RuntimeError: if there is no compiler, or it fails.
     """
-    n, N = program.c.shape[-1], program.num_residuals
-    terms = _terms(program.blocks, n)
-    C = _joined([block.C.flatten(-2) for block in program.blocks])
-    numbers = [terms.entries, *(part.contiguous() for part in (program.c, program.A, program.b)), C]
-    shared = [1, 1, 2, 1, 1]  # Dimensions of an instance.
-    strides = [part[0].numel() if part.dim() > own else 0 for part, own in zip(numbers, shared, strict=True)]
-    sizes = [block.C.shape[-1] for block in program.blocks]
-    area = sum(size * size for size in sizes)
-    z, w, X, Y = (torch.empty(batch, size, dtype=torch.float64) for size in (n, N, area, area))
-    merit, taken = torch.empty(batch, dtype=torch.float64), torch.empty(batch, dtype=torch.int64)
-    found = (z, w, X, Y, merit, taken)
-    given = (*terms[:4], *numbers)
-    data = _Data(batch, n, N, len(sizes), iterations, torch.get_num_threads(), alone, tolerance)
-    for name, part in zip((*_SHAPES, *_NUMBERS, *_FOUND), (*given, *found), strict=True):
-        setattr(data, name, part.data_ptr())
-    for name, stride in zip(_NUMBERS, strides, strict=True):
-        setattr(data, f"{name}_stride", stride)
-    library().solve(ctypes.byref(data))
-    return Point(z, w, _parted(X, sizes), _parted(Y, sizes), merit, taken)
+
+    def __init__(self, program: Program, batch: int) -> None:
+        self.batch = batch
+        self.parts = [part.contiguous() for part in program.parts()]
+        own = [1, 2, 1, *[2, 3] * len(program.blocks)]
+        strides = [part.stride(0) if part.dim() > dims else 0 for part, dims in zip(self.parts, own, strict=True)]
+        self.sizes = [block.C.shape[-1] for block in program.blocks]
+        self.n, self.N = program.c.shape[-1], program.num_residuals
+        self._kept = _array(self.sizes), _pointers(self.parts), _array(strides)  # C++ holds their addresses.
+        addresses = (ctypes.addressof(array) for array in self._kept)
+        sizes = batch, self.n, self.N, len(self.sizes), torch.get_num_threads()
+        self._program = _Program(*sizes, *addresses)
+
+    def look(self) -> tuple[Tensor, int | None]:
+        """Which instances are finite, (batch,), and the number of the first part that is not symmetric."""
+        finite = torch.empty(self.batch, dtype=torch.int64)
+        first = library()[1].look(ctypes.byref(self._program), ctypes.c_void_p(finite.data_ptr()))
+        return finite.bool(), None if first < 0 else first
+
+    def solve(self, tolerance: float, iterations: int, *, alone: bool = True) -> Point:
+        """Solve the batch.
+
+        Args:
+            tolerance: of the merit.
+            iterations: at most.
+            alone: whether a few instances may be solved one after the other, which is quicker for many residuals, but
+                rounds otherwise than side by side.
+        """
+        area = sum(size * size for size in self.sizes)
+        z, w, X, Y = (self._empty(size) for size in (self.n, self.N, area, area))
+        merit, taken = self._empty(), torch.empty(self.batch, dtype=torch.int64)
+        addresses = (part.data_ptr() for part in (z, w, X, Y, merit, taken))
+        task = _Task(self._program, iterations, alone, tolerance, *addresses)
+        library()[0].solve(ctypes.byref(task))
+        return Point(z, w, self._parted(X), self._parted(Y), merit, taken)
+
+    def polish(
+        self, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], usable: Tensor, steps: int = STEPS
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], Tensor]:
+        """Usable solutions made exact, and the error that is left, (batch,), NaN of others."""
+        z, w, flat, error = z.clone(), w.clone(), self._joined(Y), self._empty()
+        found = self._found(z, w, flat, usable, steps=steps, error=error)
+        library()[1].polish(ctypes.byref(found))
+        return z, w, self._parted(flat), error
+
+    def describe(self, z: Tensor, w: Tensor, Y: tuple[Tensor, ...]) -> Quality:
+        """How good solutions are."""
+        quality = Quality(*(self._empty() for _ in Quality._fields))
+        found = self._found(z, w, self._joined(Y), **quality._asdict())
+        library()[1].describe(ctypes.byref(found))
+        return quality
+
+    def differentiate(
+        self, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], usable: Tensor, of_z: Tensor, wanted: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Gradients with respect to those parts of the program that are wanted, (batch, …) each."""
+        dims = [1, 2, 1, *[2, 3] * len(self.sizes)]
+        shapes = [part.shape[part.dim() - own :] for part, own in zip(self.parts, dims, strict=True)]
+        asked = [self._empty(*shape) if want else None for shape, want in zip(shapes, wanted, strict=True)]
+        found, of_z, pointers = self._found(z, w, self._joined(Y), usable), of_z.contiguous(), _pointers(asked)
+        gradients = _Gradients(found, of_z.data_ptr(), ctypes.addressof(pointers))
+        library()[1].differentiate(ctypes.byref(gradients))
+        return asked
+
+    def _found(
+        self, z: Tensor, w: Tensor, Y: Tensor, usable: Tensor | None = None, *, steps: int = 0, **out: Tensor
+    ) -> _Found:
+        whole = None if usable is None else usable.to(torch.int64)
+        named = {"usable": whole, "z": z.contiguous(), "w": w.contiguous(), "Y": Y, **out}
+        pointers = {name: part.data_ptr() for name, part in named.items() if part is not None}
+        found = _Found(self._program, steps, **pointers)
+        found.kept = named  # As long as their addresses.
+        return found
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(self.batch, *shape, dtype=torch.float64)
+
+    def _joined(self, matrices: tuple[Tensor, ...]) -> Tensor:
+        flat = [matrix.flatten(1) for matrix in matrices]
+        return torch.cat(flat, 1) if flat else self._empty(0)
+
+    def _parted(self, flat: Tensor) -> tuple[Tensor, ...]:
+        parts = flat.split([size * size for size in self.sizes], 1)
+        return tuple(part.unflatten(1, (size, size)) for part, size in zip(parts, self.sizes, strict=True))
 
 
-def _parted(flat: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    parts = flat.split([size * size for size in sizes], -1)
-    return tuple(part.unflatten(-1, (size, size)) for part, size in zip(parts, sizes, strict=True))
+def _array(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(None if one is None else one.data_ptr() for one in tensors))

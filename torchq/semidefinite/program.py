@@ -34,6 +34,10 @@ class Program(NamedTuple):
     """(batch, N)."""
     blocks: tuple[Block, ...]
 
+    def parts(self) -> list[Tensor]:
+        """c, A, b, and C and L of each block."""
+        return [self.c, self.A, self.b, *(part for block in self.blocks for part in block)]
+
     @property
     def num_residuals(self) -> int:
         """N."""
@@ -71,6 +75,20 @@ class Point(NamedTuple):
     """(batch,)."""
 
 
+class Quality(NamedTuple):
+    """How good solutions are, (batch,) each."""
+
+    cost: Tensor
+    """cᵀz + mean |Az − b|."""
+    gap: Tensor
+    """How far above the optimum the cost may be: the difference of primal and dual objective, and the most that the
+    dual residual could hide of it, its size times |z|₁."""
+    primal: Tensor
+    """max(0, −λ_min(F_j(z))), largest over j."""
+    dual: Tensor
+    """max |c + Aᵀw − L*(Y)|."""
+
+
 class Solution(NamedTuple):
     """Primal and dual solutions of a batch; NaN where there is none."""
 
@@ -83,8 +101,7 @@ class Solution(NamedTuple):
     objective: Tensor
     """cᵀz + mean |Az − b|, (batch,)."""
     gap: Tensor
-    """How far above the optimum the objective may be, (batch,): the difference of primal and dual objective, and the
-    most that the dual residual could hide of it, its size times |z|₁."""
+    """How far above the optimum the objective may be at most, (batch,)."""
     primal_residual: Tensor
     """max(0, −λ_min(F_j(z))), largest over j, (batch,)."""
     dual_residual: Tensor

@@ -5,22 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchq.semidefinite import derivatives, interior_point, polish, processor
-from torchq.semidefinite.program import Block, Point, Program, Solution, Status, adjoint, objective, terms, values
+from torchq.semidefinite import processor
+from torchq.semidefinite.in_torch import InTorch
+from torchq.semidefinite.processor import Processor
+from torchq.semidefinite.program import Block, Program, Solution, Status
+from torchq.semidefinite.quality import judge
 
 TOLERANCE = 1e-10
 ITERATIONS = 50
-_ACCEPTED = 100.0
-"""Times the tolerance, where rounding allows no more."""
-_CERTAIN = 1e-6
-"""Of a certificate: an instance is infeasible if no z with |z|₁ below 1/this meets its inequalities."""
-
 
 Report = Callable[[Tensor, Tensor], None]
 
@@ -57,7 +54,7 @@ def solve(
         ValueError: if shapes, types or devices do not fit each other, or a matrix is not symmetric.
     """
     batch = _check(program)
-    parts = [program.c, program.A, program.b, *(part for block in program.blocks for part in block)]
+    parts = program.parts()
     owned = [1, 2, 1, *[2, 3] * len(program.blocks)]
     tensors = [_flat(part, own, batch) for part, own in zip(parts, owned, strict=True)]
     wanted = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
@@ -69,16 +66,21 @@ def solve(
     return Solution(z, w, tuple(Y), cost, gap, primal, dual, taken, status, error)
 
 
+def _method(program: Program, batch: int) -> Processor | InTorch:
+    """What solves programs where they are."""
+    return Processor(program, batch) if program.c.device.type == "cpu" and has_compiler() else InTorch(program, batch)
+
+
 @lru_cache(maxsize=1)
-def for_processors() -> ModuleType:
-    """The method in C++, or where that cannot be compiled the one in torch operations, with a warning."""
+def has_compiler() -> bool:
+    """Whether the programs in C++ can be had; warns if not."""
     try:
         processor.library()
     except (RuntimeError, OSError) as error:
         slower = "semidefinite programs are solved in torch operations, which takes longer"
         warnings.warn(f"{slower}: {error}", stacklevel=2)
-        return interior_point
-    return processor
+        return False
+    return True
 
 
 class _Settings(NamedTuple):
@@ -94,24 +96,25 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(settings: _Settings, *tensors: Tensor) -> tuple[Tensor, ...]:
-        program, batch = _program(tensors), len(tensors[0])
-        for number, block in enumerate(program.blocks):
-            for name, part in zip(Block._fields, block, strict=True):
-                if not _is_symmetric(part):
-                    raise ValueError(f"blocks[{number}].{name}: expected symmetric matrices; use (M + M.mT) / 2")
-        method = for_processors() if program.c.device.type == "cpu" else interior_point
-        point = method.solve(program, batch, settings.tolerance, settings.iterations, alone=settings.alone)
-        status = judge(program, point)
-        error = torch.full_like(point.merit, torch.nan)
+        program = _program(tensors)
+        method = _method(program, len(tensors[0]))
+        finite, asymmetric = method.look()
+        if asymmetric is not None:
+            block, name = divmod(asymmetric - 3, 2)
+            came = f"blocks[{block}].{Block._fields[name]}"
+            raise ValueError(f"{came}: expected symmetric matrices; use (M + M.mT) / 2")
+        point = method.solve(settings.tolerance, settings.iterations, alone=settings.alone)
+        status = judge(program, point, finite)
+        z, w, Y, error = point.z, point.w, point.Y, torch.full_like(point.merit, torch.nan)
         if settings.polish:
-            usable = status <= Status.INACCURATE
-            exact = polish.polish(*_tidy(program, point.z, point.w, point.Y, usable))
-            z, w = (torch.where(usable.unsqueeze(-1), x, y) for x, y in ((exact.z, point.z), (exact.w, point.w)))
-            Y = tuple(torch.where(usable[:, None, None], x, y) for x, y in zip(exact.Y, point.Y, strict=True))
-            point, error = point._replace(z=z, w=w, Y=Y), torch.where(usable, exact.error, torch.nan)
+            z, w, Y, error = method.polish(z, w, Y, status <= Status.INACCURATE)
         if settings.report is not None:
             settings.report(status, error)
-        return (*_described(program, point, status), error, *point.Y)
+        cost, gap, primal, dual = method.describe(z, w, Y)
+        infeasible, unbounded = status == Status.INFEASIBLE, status == Status.UNBOUNDED
+        z = torch.where((infeasible | (status == Status.NOT_FINITE)).unsqueeze(-1), torch.nan, z)
+        cost = torch.where(infeasible, torch.inf, torch.where(unbounded, -torch.inf, cost))
+        return z, w, cost, gap, primal, dual, point.iterations, status, error, *Y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -121,7 +124,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_z: Tensor, *_: Any) -> tuple[Any, ...]:
-        return None, *_Gradients.apply(of_z, *ctx.saved_tensors)
+        return None, *_Gradients.apply(ctx.needs_input_grad[1:], of_z, *ctx.saved_tensors)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, settings: _Settings, *tensors: Tensor) -> tuple[Any, Any]:
@@ -133,14 +136,12 @@ class _Gradients(torch.autograd.Function):
     """A gradient with respect to z, a solution's z, w, status and Y, and its program's tensors, to their gradients."""
 
     @staticmethod
-    def forward(of_z: Tensor, z: Tensor, w: Tensor, status: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        count = (len(rest) - 3) // 3
-        program = _program(rest[count:])
-        usable = status <= Status.INACCURATE
-        program, z, w, Y = _tidy(program, z, w, rest[:count], usable)
-        of_z = torch.where(usable.unsqueeze(-1), of_z, 0.0)
-        found = derivatives.gradients(program, z, w, Y, derivatives.active(program, z, w, Y), of_z)
-        return found.c, found.A, found.b, *(part for block in found.blocks for part in block)
+    def forward(
+        wanted: tuple[bool, ...], of_z: Tensor, z: Tensor, w: Tensor, status: Tensor, *rest: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        count = len(rest) - len(wanted)
+        method = _method(_program(rest[count:]), len(z))
+        return tuple(method.differentiate(z, w, rest[:count], status <= Status.INACCURATE, of_z, wanted))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -151,9 +152,10 @@ class _Gradients(torch.autograd.Function):
         raise RuntimeError("solutions of semidefinite programs have first derivatives alone: detach their gradients")
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *tensors: Tensor) -> tuple[Any, Any]:
-        found = _Gradients.apply(*_merged(info.batch_size, in_dims, tensors))
-        return tuple(part.unflatten(0, (info.batch_size, -1)) for part in found), (0,) * len(found)
+    def vmap(info: Any, in_dims: Any, wanted: tuple[bool, ...], *tensors: Tensor) -> tuple[Any, Any]:
+        found = _Gradients.apply(wanted, *_merged(info.batch_size, in_dims[1:], tensors))
+        parted = tuple(None if part is None else part.unflatten(0, (info.batch_size, -1)) for part in found)
+        return parted, tuple(None if part is None else 0 for part in found)
 
 
 def _merged(size: int, in_dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -178,79 +180,6 @@ def _program(tensors: Sequence[Tensor]) -> Program:
     """The program, what all instances share without its batch dimension."""
     c, A, b, *rest = (part[0] if len(part) > 1 and part.stride(0) == 0 else part for part in tensors)
     return Program(c, A, b, tuple(Block(C, L) for C, L in zip(rest[::2], rest[1::2], strict=True)))
-
-
-def judge(program: Program, point: Point) -> Tensor:
-    """`Status` of each instance, (batch,)."""
-    status = torch.where(point.merit <= _ACCEPTED, int(Status.SOLVED), int(Status.INACCURATE))
-    lost = point.merit > interior_point.POOR
-    if lost.device.type == "cpu" and not lost.any():  # Elsewhere asking would wait for the device.
-        return torch.where(_finite(program, len(status)), status, int(Status.NOT_FINITE))
-    against = torch.zeros_like(point.merit)
-    balance = torch.zeros_like(point.z)
-    for block, Y in zip(program.blocks, point.Y, strict=True):
-        against = against - (block.C * Y).sum((-2, -1))
-        balance = balance + adjoint(block, Y)
-    # Any z that meets the inequalities has 0 ≤ Σ ⟨F(z), Y⟩ = −against + zᵀ balance.
-    infeasible = lost & (against > 0) & (balance.abs().amax(-1) < _CERTAIN * against)
-    length = point.z.norm(dim=-1, keepdim=True).clamp_min(1e-300)
-    ray = point.z / length
-    rate = objective(program._replace(b=torch.zeros_like(program.b)), ray)
-    unbounded = lost & (rate < 0)
-    for block in program.blocks:
-        change = torch.nan_to_num(terms(block, ray))
-        unbounded = unbounded & (torch.linalg.eigvalsh(change)[:, 0] > -_CERTAIN * rate.abs())
-    status = torch.where(unbounded, int(Status.UNBOUNDED), status)
-    status = torch.where(infeasible, int(Status.INFEASIBLE), status)
-    return torch.where(_finite(program, len(status)), status, int(Status.NOT_FINITE))
-
-
-def _finite(program: Program, batch: int) -> Tensor:
-    """Whether all data of an instance are finite, (batch,)."""
-    parts = [(program.c, 1), (program.A, 2), (program.b, 1)]
-    for block in program.blocks:
-        parts += [(block.C, 2), (block.L, 3)]
-    finite = torch.ones(batch, dtype=torch.bool, device=program.c.device)
-    for part, own in parts:
-        finite = finite & torch.isfinite(part).flatten(part.dim() - own).all(-1)
-    return finite
-
-
-def _tidy(
-    program: Program, z: Tensor, w: Tensor, Y: Sequence[Tensor], usable: Tensor
-) -> tuple[Program, Tensor, Tensor, tuple[Tensor, ...]]:
-    """A program and its solution, with zeros in place of instances that have none."""
-
-    def tidy(part: Tensor, own: int) -> Tensor:
-        part = part.expand(len(usable), *part.shape[part.dim() - own :])
-        return torch.where(usable.view(-1, *[1] * own), part, 0.0)
-
-    def shared(L: Tensor) -> Tensor:
-        return L if L.dim() == 3 and bool(torch.isfinite(L).all()) else tidy(L, 3)
-
-    blocks = tuple(Block(tidy(block.C, 2), shared(block.L)) for block in program.blocks)
-    tidied = Program(tidy(program.c, 1), tidy(program.A, 2), tidy(program.b, 1), blocks)
-    return tidied, tidy(z, 1), tidy(w, 1), tuple(tidy(matrix, 2) for matrix in Y)
-
-
-def _described(program: Program, point: Point, status: Tensor) -> tuple[Tensor, ...]:
-    """The fields of a `Solution` but for error and Y."""
-    z, w = point.z, point.w
-    cost = objective(program, z)
-    dual = program.c + (program.A.mT @ w.unsqueeze(-1)).squeeze(-1)
-    value = -(program.b * w).sum(-1)
-    primal = torch.zeros_like(cost)
-    for block, Y in zip(program.blocks, point.Y, strict=True):
-        dual = dual - adjoint(block, Y)
-        value = value - (block.C * Y).sum((-2, -1))
-        primal = torch.maximum(primal, -torch.linalg.eigvalsh(torch.nan_to_num(values(block, z)))[:, 0])
-    dual_residual = dual.abs().amax(-1)
-    gap = (cost - value).abs() + dual_residual * z.abs().sum(-1)
-    infeasible, unbounded = status == Status.INFEASIBLE, status == Status.UNBOUNDED
-    none = infeasible | (status == Status.NOT_FINITE)
-    z = torch.where(none.unsqueeze(-1), torch.nan, z)
-    cost = torch.where(infeasible, torch.inf, torch.where(unbounded, -torch.inf, cost))
-    return z, w, cost, gap, primal, dual_residual, point.iterations, status
 
 
 def _check(program: Program) -> tuple[int, ...]:
@@ -280,9 +209,3 @@ def _check(program: Program) -> tuple[int, ...]:
     except RuntimeError:
         came = ", ".join(f"{name} {tuple(batch)}" for (name, *_), batch in zip(named, batches, strict=True))
         raise ValueError(f"program: expected batch dimensions that fit each other, got {came}") from None
-
-
-def _is_symmetric(matrix: Tensor) -> bool:
-    """Whether matrices that are finite are symmetric."""
-    off = (matrix - matrix.mT).abs()
-    return not bool((off > 1e-9 * matrix.abs().amax((-2, -1), keepdim=True)).any())
