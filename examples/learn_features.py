@@ -45,14 +45,6 @@ def with_features(sample: Sample, frequencies: Tensor) -> Sample:
     return sample._replace(phi=phi, next_phi=next_phi)
 
 
-def held_out_residual(q: Quadratic, sample: Sample, gamma: float) -> Tensor:
-    """Mean |δ| of each run's Q-function on its held-out transitions, (runs,)."""
-    return torch.stack([
-        forms.bellman_cost(Sample(*(x[i] for x in sample)), gamma, Quadratic(*(x[i] for x in q)))
-        for i in range(RUNS)
-    ])  # fmt: skip
-
-
 def returns(case: control_tasks.Case, q: Quadratic, frequencies: Tensor) -> Tensor:
     """Mean undiscounted return of each run's greedy policy over the same test episodes, (runs,)."""
     seed = torch.tensor([1000])
@@ -91,7 +83,7 @@ def learn(train: Sample, held_out: Sample, gamma: float, num_sines: int) -> Lear
     for _ in range(STEPS):
         P, S, R, _ = layer(*with_features(train, frequencies), log_penalty.exp())
         q = Quadratic(P, S, R)
-        residual = held_out_residual(q, with_features(held_out, frequencies), gamma)
+        residual = forms.bellman_cost(with_features(held_out, frequencies), gamma, q)  # Held-out, (runs,).
         history.append([x.detach().clone() for x in (residual, frequencies, *q)])
         optimizer.zero_grad()
         residual.sum().backward()

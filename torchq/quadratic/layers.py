@@ -13,6 +13,7 @@ from torchq.quadratic import backends, forms, programs, sdp
 from torchq.quadratic.excitation import excitation
 from torchq.quadratic.forms import Quadratic, Sample
 from torchq.quadratic.lmi_ql import LMIQL
+from torchq.uncompiled import uncompiled
 
 Kind = Literal["relaxation", "fitted"]
 
@@ -158,6 +159,7 @@ class LMIQLayer(nn.Module):
         self.learner = LMIQL(gamma, penalty)
         self._program = _ProgramLayer("relaxation", num_samples, num_features, num_controls, backend)
 
+    @uncompiled
     def forward(
         self,
         phi: Tensor,
@@ -224,6 +226,7 @@ class LMIQLiLayer(nn.Module):
         self.gamma = gamma
         self._program = _ProgramLayer("fitted", num_samples, num_features, num_controls, backend)
 
+    @uncompiled
     def forward(
         self,
         phi: Tensor,

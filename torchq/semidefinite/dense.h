@@ -110,19 +110,60 @@ static bool eliminate(Numbers &matrix, Numbers &x) {
   return true;
 }
 
-// Least norm solution of a symmetric system, without eigenvalues below `cut` of the largest.
-static void least_norm(Numbers matrix, const Numbers &right, Numbers &x, double cut) {
-  const int64_t size = int64_t(right.size());
-  Numbers values(size), vectors(size * size);
-  eigenvectors(matrix.data(), values.data(), vectors.data(), size);
-  const double most = largest(values.data(), size);
-  std::fill(x.begin(), x.end(), 0.0);
-  for (int64_t j = 0; j < size; ++j) {
-    if (!(std::abs(values[j]) > cut * most)) continue;
-    double along = 0;
-    for (int64_t i = 0; i < size; ++i) along += vectors[i * size + j] * right[i];
-    for (int64_t i = 0; i < size; ++i) x[i] += along / values[j] * vectors[i * size + j];
+// Householder's reflections that make a matrix, stored by columns, triangular; `order` of its columns by pivots if there
+// is a `cut`: the rank is where what is left falls below it, relative to the first pivot.
+struct Triangular {
+  const int64_t rows;
+  Numbers columns, diagonal;  // Above the diagonal the factor R, from it on the vectors of the reflections.
+  std::vector<int64_t> order;
+  int64_t rank = 0;
+
+  Triangular(Numbers matrix, int64_t rows, double cut) : rows(rows), columns(std::move(matrix)) {
+    const int64_t count = int64_t(columns.size()) / rows;
+    for (int64_t j = 0; j < count; ++j) order.push_back(j);
+    for (; rank < std::min(rows, count); ++rank) {
+      const auto left = [&](int64_t j) { return dot(tail(j), tail(j), rows - rank); };
+      int64_t pivot = rank;
+      for (int64_t j = rank + 1; cut > 0 && j < count; ++j)
+        if (left(j) > left(pivot)) pivot = j;
+      const double norm = std::sqrt(left(pivot));
+      if (!(norm > cut * (rank ? std::abs(diagonal[0]) : 0))) break;
+      std::swap_ranges(column(rank), column(rank) + rows, column(pivot));
+      std::swap(order[rank], order[pivot]);
+      diagonal.push_back(*tail(rank) > 0 ? -norm : norm);
+      *tail(rank) -= diagonal[rank];
+      for (int64_t j = rank + 1; j < count; ++j) reflect(rank, column(j));
+    }
   }
+  double *column(int64_t j) { return columns.data() + j * rows; }
+  double *tail(int64_t j) { return column(j) + rank; }
+  double entry(int64_t i, int64_t j) const { return i == j ? diagonal[i] : columns[j * rows + i]; }
+  void reflect(int64_t number, double *x) const {
+    const double *v = columns.data() + number * rows + number;
+    const int64_t count = rows - number;
+    const double times = -2 * dot(v, x + number, count) / dot(v, v, count);
+    for (int64_t i = 0; i < count; ++i) x[number + i] += times * v[i];
+  }
+};
+
+// Least norm solution of a symmetric system, without what is smaller than `cut` of the largest.
+static void least_norm(const Numbers &matrix, Numbers right, Numbers &x, double cut) {
+  const int64_t size = int64_t(right.size());
+  const Triangular first(matrix, size, cut);
+  const int64_t rank = first.rank;
+  Numbers across(size * rank), y(size);  // The first rows of R, one a column.
+  for (int64_t i = 0; i < rank; ++i) {
+    first.reflect(i, right.data());
+    for (int64_t j = i; j < size; ++j) across[i * size + j] = first.entry(i, j);
+  }
+  const Triangular second(across, size, 0);
+  for (int64_t i = 0; i < second.rank; ++i) {
+    y[i] = right[i];
+    for (int64_t k = 0; k < i; ++k) y[i] -= second.entry(k, i) * y[k];
+    y[i] /= second.entry(i, i);
+  }
+  for (int64_t i = second.rank - 1; i >= 0; --i) second.reflect(i, y.data());
+  for (int64_t j = 0; j < size; ++j) x[first.order[j]] = y[j];
 }
 
 // Solution of a symmetric system scaled by its rows; the one of least norm where it is singular, or `cut` from it.

@@ -64,14 +64,24 @@ def from_pairs(entries: Tensor, size: int) -> Tensor:
 def active(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...]) -> Active:
     """What is active at solutions, judged by which of a multiplier and its slack is larger, each on its own scale."""
     n, N = z.shape[-1], program.num_residuals
-    u = (program.A @ z.unsqueeze(-1)).squeeze(-1) - program.b
-    free = 1 - N * w.abs()
-    scale = (u.abs().mean(-1, keepdim=True) + 1e-3 * program.b.abs().mean(-1, keepdim=True)).clamp_min(1e-300)
-    score, index = (free - u.abs() / scale if N else free).topk(min(n, N), dim=-1)
+    score, index = (1 - sides(program, z, w).abs()).topk(min(n, N), dim=-1)
     X = [values(block, z) for block in program.blocks]
     of_X, of_Y = _scales(program, z, X, Y)
     faces = tuple(_face(block, x, y, of_X, of_Y) for block, x, y in zip(program.blocks, X, Y, strict=True))
     return Active(index, score > 0, faces, _matrix(program, index, score > 0, faces, n))
+
+
+def sides(program: Program, z: Tensor, w: Tensor) -> Tensor:
+    """Nw + u over its scale, (batch, N): on which side of zero a residual is, or within ±1 if it is active.
+
+    The rule of primal-dual active sets: at a solution w = ±1/N where u is not zero.   [Hintermüller, Ito, Kunisch 2002]
+    """
+    N = program.num_residuals
+    if not N:
+        return w
+    u = (program.A @ z.unsqueeze(-1)).squeeze(-1) - program.b
+    scale = (u.abs().mean(-1, keepdim=True) + 1e-3 * program.b.abs().mean(-1, keepdim=True)).clamp_min(1e-300)
+    return N * w + u / scale
 
 
 _FLOOR = 1e-4
@@ -95,7 +105,8 @@ def _scales(program: Program, z: Tensor, X: Sequence[Tensor], Y: Sequence[Tensor
 
 
 def _face(block: Block, X: Tensor, Y: Tensor, of_X: Tensor, of_Y: Tensor) -> Face:
-    _, vectors = torch.linalg.eigh(X / of_X[:, None, None] - Y / of_Y[:, None, None])
+    both = X / of_X[:, None, None] - Y / of_Y[:, None, None]
+    _, vectors = torch.linalg.eigh(torch.nan_to_num(both, posinf=0.0, neginf=0.0))  # Where a step went nowhere.
     turned = [vectors.mT @ matrix @ vectors for matrix in (X, Y)]
     of_slack, of_multiplier = (matrix.diagonal(dim1=-2, dim2=-1) for matrix in turned)
     its = of_slack / of_X[:, None] < of_multiplier / of_Y[:, None]  # Y's, (batch, d)

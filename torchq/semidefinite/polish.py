@@ -7,13 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from torchq.semidefinite.derivatives import Active, Face, active, from_pairs, pairs_of, solve_active
+from torchq.semidefinite.derivatives import Active, Face, active, from_pairs, pairs_of, sides, solve_active
 from torchq.semidefinite.program import Program, adjoint, values
 
 _HALVINGS = 6
 _ROUNDING = 1e-14
 """An error of the optimality conditions, relative to the data, that no step would lessen."""
-STEPS = 4
+_EXACT = 1e-10
+"""An error at which what is active is known."""
+_KINK = 1e-7
+"""An error of what is not differentiable."""
+STEPS = 8
 
 
 class Exact(NamedTuple):
@@ -28,23 +32,33 @@ class Exact(NamedTuple):
 
 
 def polish(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], steps: int = STEPS) -> Exact:
-    """Newton steps on the conditions of what is active, halved until they help; one that never helps is not taken."""
+    """Newton steps on the conditions of what is active, halved until they help.
+
+    Where none does, what is active may be wrong: a whole step is taken, which finds that out, and the best is kept.
+    At kinks what is active does not determine the multipliers, and nothing helps: solutions stay as they were.
+    """
     found = active(program, z, w, Y)
+    given = Exact(z, w, Y, torch.zeros_like(z[:, 0]), found)
     w, Y = _projected(program, z, w, Y, found)
-    best = Exact(z, w, Y, optimality(program, z, w, Y, found), found)
+    best = at = Exact(z, w, Y, optimality(program, z, w, Y, found), found)
+    done = best.error < _ROUNDING
+    missed = torch.zeros_like(done)
     for _ in range(steps):
-        helped = best.error < _ROUNDING
-        if bool(helped.all()):
+        if bool(done.all()):
             break
-        step, new = _newton(program, best), best
+        step, new, helped, whole = _newton(program, at), at, done, at
         for halving in range(_HALVINGS):
-            tried = _moved(program, best, step, 0.5**halving)
-            better = ~helped & (tried.error < best.error)
+            tried = _moved(program, at, step, 0.5**halving)
+            whole = whole if halving else tried
+            better = ~helped & (tried.error < at.error)
             new, helped = _choose(better, tried, new), helped | better
             if bool(helped.all()):
                 break
-        best = new
-    return best
+        done = done | ~helped & (missed | (best.error < _EXACT))  # Two that do not help are the end.
+        at, missed = _choose(~helped & ~done, whole, new), ~helped
+        best = _choose(at.error < best.error, at, best)
+        done = done | (best.error < _ROUNDING)
+    return _choose(best.error > _KINK, given, best)._replace(error=best.error)
 
 
 def _projected(
@@ -53,8 +67,7 @@ def _projected(
     """Multipliers without what rounding left where they are known: ±1/N, and zero outside of the Y-vectors."""
     N = program.num_residuals
     if N:
-        u = (program.A @ z.unsqueeze(-1)).squeeze(-1) - program.b
-        known = torch.where(u > 0, torch.ones_like(u), -1.0) / N
+        known = torch.where(sides(program, z, w) > 0, torch.ones_like(w), -1.0) / N
         free = torch.zeros_like(w, dtype=torch.bool).scatter(1, found.candidates, found.residuals)
         w = torch.where(free, w, known)
     projected = []
@@ -120,7 +133,8 @@ def optimality(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], fo
         of_X, of_Y = (1 + X.abs().amax((-2, -1))), 1e-300 + size
         worst = torch.maximum(worst, (X @ matrix).abs().amax((-2, -1)) / (of_X * of_Y))
         for one, scale in ((X, of_X), (matrix, of_Y)):
-            worst = torch.maximum(worst, -torch.linalg.eigvalsh(one)[:, 0] / scale)
+            least = torch.linalg.eigvalsh(torch.nan_to_num(one, posinf=0.0, neginf=0.0))[:, 0]
+            worst = torch.maximum(worst, -least / scale)
     return torch.nan_to_num(torch.maximum(worst, dual.abs().amax(-1) / (size + 1e-300)), nan=torch.inf)
 
 

@@ -26,12 +26,13 @@ extern "C" struct Gradients {
 namespace {
 
 constexpr int HALVINGS = 6;
-constexpr double ROUNDING = 1e-14, FLOOR = 1e-4, TINY = 1e-300, SINGULAR = 1e-9;
+constexpr double ROUNDING = 1e-14, EXACT = 1e-10, KINK = 1e-7, FLOOR = 1e-4, TINY = 1e-300, SINGULAR = 1e-9;
 const double DIAGONAL = std::sqrt(2.0);  // A pair (i, j) of a symmetric matrix counts once, times this.
 
 // A solution, and what is active in it.
 struct Candidate {
   Numbers z, w, Y, u, X;
+  Numbers sides;  // Nw + u over its scale: of which side of zero a residual is, or within +-1 if it is active.
   std::vector<int64_t> residuals;  // Those that are zero.
   Numbers vectors;                 // Of each block, one a column.
   Numbers rows, ratio;             // Of all pairs of all blocks: q_i' L_k q_j, and mu_j / lambda_i.
@@ -85,7 +86,7 @@ struct Instance {
     made.z.assign(found.z + instance * n, found.z + (instance + 1) * n);
     made.w.assign(found.w + instance * N, found.w + (instance + 1) * N);
     made.Y.assign(found.Y + instance * terms.area, found.Y + (instance + 1) * terms.area);
-    made.u.resize(N), made.X.resize(terms.area), made.vectors.resize(terms.area);
+    made.u.resize(N), made.sides.resize(N), made.X.resize(terms.area), made.vectors.resize(terms.area);
     made.rows.resize(turned.size() * n), made.ratio.resize(turned.size()), made.on.resize(turned.size());
     return made;
   }
@@ -126,7 +127,8 @@ struct Instance {
   void find_active(Candidate &at) {
     evaluate(at);
     const double scale = std::max(mean_size(at.u.data(), N) + 1e-3 * size_b, TINY);
-    const auto score = [&](int64_t i) { return 1 - N * std::abs(at.w[i]) - std::abs(at.u[i]) / scale; };
+    for (int64_t i = 0; i < N; ++i) at.sides[i] = N * at.w[i] + at.u[i] / scale;
+    const auto score = [&](int64_t i) { return 1 - std::abs(at.sides[i]); };
     at.residuals.clear();
     for (int64_t i = 0; i < N; ++i)
       if (score(i) > 0) at.residuals.push_back(i);
@@ -207,7 +209,7 @@ struct Instance {
   void project(Candidate &at) {
     Numbers &known = scratch_w;
     known = at.w;
-    for (int64_t i = 0; i < N; ++i) at.w[i] = (at.u[i] > 0 ? 1.0 : -1.0) / N;
+    for (int64_t i = 0; i < N; ++i) at.w[i] = (at.sides[i] > 0 ? 1.0 : -1.0) / N;
     for (int64_t i : at.residuals) at.w[i] = known[i];
     turn(at, at.Y);
     std::fill(at.Y.begin(), at.Y.end(), 0.0);
@@ -314,20 +316,25 @@ struct Instance {
   }
   Numbers scratch_pairs;
 
-  // Newton steps, halved until they help.
+  // Newton steps, halved until they help. Where none does, what is active may be wrong, which a whole step finds out.
   void polish(Candidate &best, int64_t steps) {
     find_active(best);
     project(best);
     best.error = optimality(best);
-    Candidate tried;
+    Candidate at = best, tried, whole;
+    bool missed = false;
     for (int64_t time = 0; time < steps && !(best.error < ROUNDING); ++time) {
-      newton(best);
+      newton(at);
       bool helped = false;
       for (int halving = 0; halving < HALVINGS && !helped; ++halving) {
-        move(best, std::ldexp(1.0, -halving), tried);
-        if ((helped = tried.error < best.error)) std::swap(best, tried);
+        move(at, std::ldexp(1.0, -halving), tried);
+        if (halving == 0) whole = tried;
+        helped = tried.error < at.error;
       }
-      if (!helped) break;
+      if (!helped && (missed || best.error < EXACT)) break;
+      missed = !helped;
+      std::swap(at, helped ? tried : whole);
+      if (at.error < best.error) best = at;
     }
   }
 
@@ -438,10 +445,11 @@ extern "C" void polish(const Found *found) {
     if (!found->usable[number]) return;
     Candidate best = instance.candidate(*found, number);
     instance.polish(best, found->steps);
+    found->error[number] = best.error;
+    if (best.error > KINK) return;  // Where nothing helps, a solution stays as it was.
     std::copy(best.z.begin(), best.z.end(), found->z + number * instance.n);
     std::copy(best.w.begin(), best.w.end(), found->w + number * instance.N);
     std::copy(best.Y.begin(), best.Y.end(), found->Y + number * instance.terms.area);
-    found->error[number] = best.error;
   });
 }
 

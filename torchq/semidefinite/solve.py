@@ -15,6 +15,7 @@ from torchq.semidefinite.in_torch import InTorch
 from torchq.semidefinite.processor import Processor
 from torchq.semidefinite.program import Block, Program, Solution, Status
 from torchq.semidefinite.quality import judge
+from torchq.uncompiled import uncompiled
 
 TOLERANCE = 1e-10
 ITERATIONS = 50
@@ -22,7 +23,7 @@ ITERATIONS = 50
 Report = Callable[[Tensor, Tensor], None]
 
 
-@torch.compiler.disable
+@uncompiled
 def solve(
     program: Program,
     *,
