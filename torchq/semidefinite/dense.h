@@ -167,7 +167,8 @@ static void least_norm(const Numbers &matrix, Numbers right, Numbers &x, double 
 }
 
 // Solution of a symmetric system scaled by its rows; the one of least norm where it is singular, or `cut` from it.
-static void solve_symmetric(const Numbers &matrix, const Numbers &right, Numbers &x, double cut) {
+// False if it is.
+static bool solve_symmetric(const Numbers &matrix, const Numbers &right, Numbers &x, double cut) {
   const int64_t size = int64_t(right.size());
   Numbers scale(size), scaled(matrix), target(size);
   for (int64_t i = 0; i < size; ++i) scale[i] = 1 / std::sqrt(std::max(largest(matrix.data() + i * size, size), 1e-300));
@@ -187,6 +188,33 @@ static void solve_symmetric(const Numbers &matrix, const Numbers &right, Numbers
     const double length = std::max(std::sqrt(dot(target.data(), target.data(), size)), 1e-300);
     good = std::sqrt(left) < cut * length && std::sqrt(dot(x.data(), x.data(), size)) <= length / cut;
   }
-  if (!good) return least_norm(matrix, right, x, cut);
-  for (int64_t i = 0; i < size; ++i) x[i] *= scale[i];
+  if (good)
+    for (int64_t i = 0; i < size; ++i) x[i] *= scale[i];
+  else
+    least_norm(matrix, right, x, cut);
+  return good;
+}
+
+// The same for [[H, J'], [J, 0]] with n rows of H, but where it is singular without rows of J that depend on others.
+static void solve_independent(const Numbers &matrix, const Numbers &right, Numbers &x, int64_t n, double cut) {
+  const int64_t size = int64_t(right.size());
+  if (solve_symmetric(matrix, right, x, cut) || n == 0) return;
+  Numbers rows(n * (size - n));
+  for (int64_t i = n; i < size; ++i) {
+    const double *row = matrix.data() + i * size, length = std::sqrt(dot(row, row, n));
+    for (int64_t k = 0; k < n; ++k) rows[(i - n) * n + k] = length > 0 ? row[k] / length : 0;
+  }
+  const Triangular independent(rows, n, cut);
+  std::vector<int64_t> kept(n);
+  for (int64_t k = 0; k < n; ++k) kept[k] = k;
+  for (int64_t i = 0; i < independent.rank; ++i) kept.push_back(n + independent.order[i]);
+  const int64_t count = int64_t(kept.size());
+  Numbers fewer(count * count), its_right(count), its_x(count);
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t j = 0; j < count; ++j) fewer[i * count + j] = matrix[kept[i] * size + kept[j]];
+    its_right[i] = right[kept[i]];
+  }
+  solve_symmetric(fewer, its_right, its_x, cut);
+  std::fill(x.begin(), x.end(), 0.0);
+  for (int64_t i = 0; i < count; ++i) x[kept[i]] = its_x[i];
 }

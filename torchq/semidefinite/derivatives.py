@@ -133,21 +133,55 @@ def _matrix(program: Program, index: Tensor, residuals: Tensor, faces: tuple[Fac
     return torch.cat((torch.cat((H, J.mT), -1), lower), -2)
 
 
-def solve_active(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solution of the symmetric system, that of least norm where it is singular; (batch, size)."""
+def solve_active(matrix: Tensor, right: Tensor, n: int = 0) -> Tensor:
+    """Solution of the symmetric system, that of least norm where it is singular; (batch, size).
+
+    With n, the rows of H, rows of J that depend on others are left out first where it is singular: of constraints that
+    meet in a kink those of one side.
+    """
+    found, singular = solve_regular(matrix, right)
+    if singular.any():
+        matrix, right = matrix[singular], right[singular]
+        if n:
+            off = torch.nn.functional.pad(~_independent(matrix[:, n:, :n]), (n, 0))
+            eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+            matrix = torch.where(off.unsqueeze(-1) | off.unsqueeze(-2), eye, matrix)
+            right = torch.where(off, 0.0, right)
+            few, still = solve_regular(matrix, right)
+        else:
+            few, still = found[singular], torch.ones_like(singular[singular])
+        few[still] = (
+            torch.linalg.pinv(matrix[still], rtol=_SINGULAR, hermitian=True) @ right[still].unsqueeze(-1)
+        ).squeeze(-1)
+        found[singular] = few
+    return found
+
+
+_SINGULAR = 1e-9
+
+
+def solve_regular(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Solution of the system scaled by its rows, and where it is singular, (batch,)."""
     scale = matrix.abs().amax(-1).clamp_min(1e-300).rsqrt()
     scaled = scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2)
     target = (scale * right).unsqueeze(-1)
     found, _ = torch.linalg.solve_ex(scaled, target)
-    left = (scaled @ found - target).norm(dim=-2) / target.norm(dim=-2).clamp_min(1e-300)
-    singular = (~(left < 1e-9) | (found.norm(dim=-2) > 1e9 * target.norm(dim=-2))).squeeze(-1)
-    if singular.any():
-        found[singular] = _least_norm(matrix[singular], right[singular].unsqueeze(-1)) / scale[singular].unsqueeze(-1)
-    return scale * found.squeeze(-1)
+    left, size, longest = ((one.norm(dim=-2)).squeeze(-1) for one in (scaled @ found - target, target, found))
+    size = size.clamp_min(1e-300)
+    return scale * found.squeeze(-1), ~(left < _SINGULAR * size) | (longest > size / _SINGULAR)
 
 
-def _least_norm(matrix: Tensor, right: Tensor) -> Tensor:
-    return torch.linalg.pinv(matrix, rtol=1e-9, hermitian=True) @ right
+def _independent(J: Tensor) -> Tensor:
+    """Which rows depend on no others, by Gram and Schmidt with pivots, (batch, rows)."""
+    left = J / J.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+    found = torch.zeros_like(J[..., 0], dtype=torch.bool)
+    for _ in range(min(J.shape[-2:])):
+        length, pivot = left.norm(dim=-1).max(-1, keepdim=True)
+        row = left.gather(1, pivot.unsqueeze(-1).expand(-1, -1, J.shape[-1])) / length.clamp_min(1e-300).unsqueeze(-1)
+        found = found | torch.zeros_like(found).scatter(1, pivot, length > _SINGULAR)
+        left = left - (left @ row.mT) @ row
+        left = left.scatter(1, pivot.unsqueeze(-1).expand(-1, -1, J.shape[-1]), 0.0)
+    return found
 
 
 def gradients(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], found: Active, of_z: Tensor) -> Program:
@@ -157,7 +191,7 @@ def gradients(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], fou
     −Ξ = Σ h_ij q_i q_jᵀ over pairs of Y-vectors + Σ (μ_j/λ_i) (q_iᵀ L(g) q_j) q_i q_jᵀ over mixed pairs.
     """
     n = z.shape[-1]
-    solved = solve_active(found.matrix, torch.nn.functional.pad(of_z, (0, found.matrix.shape[-1] - n)))
+    solved = solve_active(found.matrix, torch.nn.functional.pad(of_z, (0, found.matrix.shape[-1] - n)), n)
     g, rest = solved[:, :n], solved[:, n:]
     count = found.candidates.shape[-1]
     h = torch.zeros_like(w).scatter(1, found.candidates, torch.where(found.residuals, rest[:, :count], 0.0))

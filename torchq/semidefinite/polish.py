@@ -13,8 +13,6 @@ from torchq.semidefinite.program import Program, adjoint, values
 _HALVINGS = 6
 _ROUNDING = 1e-14
 """An error of the optimality conditions, relative to the data, that no step would lessen."""
-_EXACT = 1e-10
-"""An error at which what is active is known."""
 _KINK = 1e-7
 """An error of what is not differentiable."""
 STEPS = 8
@@ -54,7 +52,7 @@ def polish(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], steps:
             new, helped = _choose(better, tried, new), helped | better
             if bool(helped.all()):
                 break
-        done = done | ~helped & (missed | (best.error < _EXACT))  # Two that do not help are the end.
+        done = done | (~helped & missed)  # Two that do not help are the end.
         at, missed = _choose(~helped & ~done, whole, new), ~helped
         best = _choose(at.error < best.error, at, best)
         done = done | (best.error < _ROUNDING)

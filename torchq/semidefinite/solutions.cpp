@@ -26,7 +26,7 @@ extern "C" struct Gradients {
 namespace {
 
 constexpr int HALVINGS = 6;
-constexpr double ROUNDING = 1e-14, EXACT = 1e-10, KINK = 1e-7, FLOOR = 1e-4, TINY = 1e-300, SINGULAR = 1e-9;
+constexpr double ROUNDING = 1e-14, KINK = 1e-7, FLOOR = 1e-4, TINY = 1e-300, SINGULAR = 1e-9;
 const double DIAGONAL = std::sqrt(2.0);  // A pair (i, j) of a symmetric matrix counts once, times this.
 
 // A solution, and what is active in it.
@@ -331,7 +331,7 @@ struct Instance {
         if (halving == 0) whole = tried;
         helped = tried.error < at.error;
       }
-      if (!helped && (missed || best.error < EXACT)) break;
+      if (!helped && missed) break;
       missed = !helped;
       std::swap(at, helped ? tried : whole);
       if (at.error < best.error) best = at;
@@ -370,7 +370,7 @@ struct Instance {
     right.assign(count_active(at), 0.0);
     std::copy_n(of_z, n, right.data());
     step.resize(right.size());
-    solve_symmetric(system, right, step, SINGULAR);
+    solve_independent(system, right, step, n, SINGULAR);
     const double *g = step.data();
     if (double *of_c = of_parts[COST])
       for (int64_t k = 0; k < n; ++k) of_c[instance * n + k] = -g[k];
