@@ -57,7 +57,7 @@ def from_triangle(entries: Float[Tensor, "*batch entries"], size: int) -> Float[
 def monomials(v: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch entries"]:
     """Coefficients of the upper triangle of M in vᵀMv: v_i² on the diagonal, 2 v_i v_j above it."""
     row, column, times = _indices(v.shape[-1], v.device)
-    return times.to(v.dtype) * v[..., row] * v[..., column]
+    return times.to(v.dtype) * v.index_select(-1, row) * v.index_select(-1, column)
 
 
 def form(v: Float[Tensor, "*#batch n"], matrix: Float[Tensor, "*#batch n n"]) -> Float[Tensor, "*batch"]:

@@ -13,6 +13,7 @@ from torchq.quadratic import backends, forms, programs, sdp
 from torchq.quadratic.excitation import excitation
 from torchq.quadratic.forms import Quadratic, Sample
 from torchq.quadratic.lmi_ql import LMIQL
+from torchq.semidefinite.solve import is_hidden
 from torchq.uncompiled import uncompiled
 
 Kind = Literal["relaxation", "fitted"]
@@ -58,7 +59,7 @@ class _ProgramLayer(nn.Module):
         """B for every instance; where it is zero by default, the first call looks whether that is wise."""
         p = sample.phi.shape[-1]
         if bound is not None:
-            symmetric = _is_hidden(bound) or torch.allclose(bound, bound.mT, equal_nan=True)
+            symmetric = is_hidden(bound) or torch.allclose(bound, bound.mT, equal_nan=True)
             if bound.shape[-2:] != (p, p) or not symmetric:
                 raise ValueError(f"bound: expected symmetric matrices (*batch, {p}, {p}), got {tuple(bound.shape)}")
             return bound.expand(*sample.phi.shape[:-2], p, p)
@@ -71,7 +72,7 @@ class _ProgramLayer(nn.Module):
         if self.backend == "torchq":
             program = getattr(programs, self.kind)(*parameters, *self.sizes[1:])
             return backends.torchq(program, self.sizes[1:])
-        if any(map(_is_hidden, parameters)):
+        if any(map(is_hidden, parameters)):
             raise RuntimeError(f'backend: expected "torchq" under transforms of torch.func, got "{self.backend}"')
         batch = parameters[0].shape[:-2]
         flat = [x.expand(*batch, *x.shape[len(batch) :]).flatten(0, len(batch) - 1) if batch else x for x in parameters]
@@ -82,11 +83,6 @@ class _ProgramLayer(nn.Module):
             if torch.is_grad_enabled() and any(x.requires_grad for x in flat):
                 options["mode"] = "dense"
         return [x.unflatten(0, batch) if len(batch) > 1 else x for x in self._layer(*flat, solver_args=options)]
-
-
-def _is_hidden(tensor: Tensor) -> bool:
-    """Whether a transform of `torch.func` hides a tensor's numbers."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 @torch.no_grad()
@@ -193,7 +189,7 @@ class LMIQLayer(nn.Module):
         bound = self._program.bound(sample, self.learner.gamma, bound)
         if penalty_weight is None:
             penalty_weight = self._searched(sample, bound)
-        elif not _is_hidden(penalty_weight) and (penalty_weight < 0).any():
+        elif not is_hidden(penalty_weight) and (penalty_weight < 0).any():
             raise ValueError(f"penalty_weight: expected λ ≥ 0, got {penalty_weight.min().item():g}")
         G, y = forms.residual_system(sample, self.learner.gamma)
         penalty = penalty_weight[..., None, None] * self.learner.weight(sample)

@@ -60,9 +60,10 @@ def solve(
     tensors = [_flat(part, own, batch) for part, own in zip(parts, owned, strict=True)]
     wanted = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
     settings = _Settings(tolerance, iterations, wanted if polish is None else polish, alone, report)
-    z, *rest = _Solve.apply(settings, *tensors)
+    # What no gradient goes through goes around autograd, which takes as long as a small program.
+    found = (_Solve.apply if wanted or any(map(is_hidden, parts)) else _solved)(settings, *tensors)
     z, w, cost, gap, primal, dual, taken, status, error, *Y = (
-        field.reshape((*batch, *field.shape[1:])) for field in (z, *rest)
+        field if len(batch) == 1 else field.reshape((*batch, *field.shape[1:])) for field in found
     )
     return Solution(z, w, tuple(Y), cost, gap, primal, dual, taken, status, error)
 
@@ -92,30 +93,40 @@ class _Settings(NamedTuple):
     report: Report | None
 
 
-class _Solve(torch.autograd.Function):
+def _solved(settings: _Settings, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Tensors of a program, each (batch, …), to those of its solution."""
+    program = _program(tensors)
+    method = _method(program, len(tensors[0]))
+    finite, asymmetric = method.look()
+    if asymmetric is not None:
+        block, name = divmod(asymmetric - 3, 2)
+        came = f"blocks[{block}].{Block._fields[name]}"
+        raise ValueError(f"{came}: expected symmetric matrices; use (M + M.mT) / 2")
+    point = method.solve(settings.tolerance, settings.iterations, alone=settings.alone)
+    status = judge(program, point, finite)
+    z, w, Y, error = point.z, point.w, point.Y, torch.full_like(point.merit, torch.nan)
+    if settings.polish:
+        z, w, Y, error = method.polish(z, w, Y, status <= Status.INACCURATE)
+    if settings.report is not None:
+        settings.report(status, error)
+    cost, gap, primal, dual = method.describe(z, w, Y)
+    infeasible, unbounded = status == Status.INFEASIBLE, status == Status.UNBOUNDED
+    z = torch.where((infeasible | (status == Status.NOT_FINITE)).unsqueeze(-1), torch.nan, z)
+    cost = torch.where(infeasible, torch.inf, torch.where(unbounded, -torch.inf, cost))
+    return z, w, cost, gap, primal, dual, point.iterations, status, error, *Y
+
+
+def is_hidden(tensor: Tensor) -> bool:
+    """Whether a transform of `torch.func` hides a tensor's numbers."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+class _Solve(torch.autograd.Function):
+    """`_solved` with derivatives."""
 
     @staticmethod
     def forward(settings: _Settings, *tensors: Tensor) -> tuple[Tensor, ...]:
-        program = _program(tensors)
-        method = _method(program, len(tensors[0]))
-        finite, asymmetric = method.look()
-        if asymmetric is not None:
-            block, name = divmod(asymmetric - 3, 2)
-            came = f"blocks[{block}].{Block._fields[name]}"
-            raise ValueError(f"{came}: expected symmetric matrices; use (M + M.mT) / 2")
-        point = method.solve(settings.tolerance, settings.iterations, alone=settings.alone)
-        status = judge(program, point, finite)
-        z, w, Y, error = point.z, point.w, point.Y, torch.full_like(point.merit, torch.nan)
-        if settings.polish:
-            z, w, Y, error = method.polish(z, w, Y, status <= Status.INACCURATE)
-        if settings.report is not None:
-            settings.report(status, error)
-        cost, gap, primal, dual = method.describe(z, w, Y)
-        infeasible, unbounded = status == Status.INFEASIBLE, status == Status.UNBOUNDED
-        z = torch.where((infeasible | (status == Status.NOT_FINITE)).unsqueeze(-1), torch.nan, z)
-        cost = torch.where(infeasible, torch.inf, torch.where(unbounded, -torch.inf, cost))
-        return z, w, cost, gap, primal, dual, point.iterations, status, error, *Y
+        return _solved(settings, *tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -170,11 +181,11 @@ def _merged(size: int, in_dims: Sequence[int | None], tensors: Sequence[Tensor])
 
 def _flat(part: Tensor, own: int, batch: tuple[int, ...]) -> Tensor:
     """One batch dimension, that of what all instances share without a stride."""
-    shape = part.shape[part.dim() - own :]
+    its, shape = part.shape[: part.dim() - own], part.shape[part.dim() - own :]
     count = torch.Size(batch).numel()
-    if part.shape[: part.dim() - own].numel() == 1:
-        return part.reshape(shape).expand(count, *shape)
-    return part.expand(*batch, *shape).reshape(count, *shape)
+    if its.numel() == 1:
+        return (part.reshape(shape) if its else part).expand(count, *shape)
+    return part if len(batch) == 1 else part.expand(*batch, *shape).reshape(count, *shape)
 
 
 def _program(tensors: Sequence[Tensor]) -> Program:
@@ -205,8 +216,9 @@ def _check(program: Program) -> tuple[int, ...]:
                 f"{name}: expected torch.float64 on {program.c.device}, got {came}; use .to(torch.float64)"
             )
     batches = [tensor.shape[: tensor.dim() - len(own)] for _, tensor, own in named]
+    different = {batch for batch in batches if batch}
     try:
-        return tuple(torch.broadcast_shapes(*batches))
+        return tuple(torch.broadcast_shapes(*different) if len(different) > 1 else next(iter(different), ()))
     except RuntimeError:
         came = ", ".join(f"{name} {tuple(batch)}" for (name, *_), batch in zip(named, batches, strict=True))
         raise ValueError(f"program: expected batch dimensions that fit each other, got {came}") from None
