@@ -110,8 +110,8 @@ static bool eliminate(Numbers &matrix, Numbers &x) {
   return true;
 }
 
-// Householder's reflections that make a matrix, stored by columns, triangular; `order` of its columns by pivots if there
-// is a `cut`: the rank is where what is left falls below it, relative to the first pivot.
+// Householder's reflections that make a matrix, stored by columns, triangular; `order` of its columns by pivots if
+// there is a `cut`: the rank is where what is left falls below it, relative to the first pivot.
 struct Triangular {
   const int64_t rows;
   Numbers columns, diagonal;  // Above the diagonal the factor R, from it on the vectors of the reflections.
@@ -171,7 +171,8 @@ static void least_norm(const Numbers &matrix, Numbers right, Numbers &x, double 
 static bool solve_symmetric(const Numbers &matrix, const Numbers &right, Numbers &x, double cut) {
   const int64_t size = int64_t(right.size());
   Numbers scale(size), scaled(matrix), target(size);
-  for (int64_t i = 0; i < size; ++i) scale[i] = 1 / std::sqrt(std::max(largest(matrix.data() + i * size, size), 1e-300));
+  for (int64_t i = 0; i < size; ++i)
+    scale[i] = 1 / std::sqrt(std::max(largest(matrix.data() + i * size, size), 1e-300));
   for (int64_t i = 0; i < size; ++i) {
     for (int64_t j = 0; j < size; ++j) scaled[i * size + j] *= scale[i] * scale[j];
     target[i] = scale[i] * right[i];

@@ -1,14 +1,15 @@
 // A primal-dual interior point method for batches of small semidefinite programs: `interior_point.py` for processors.
 //
 // Eight instances go side by side, a lane each, through one program; what is done with one lane stands still until all
-// are. Of an instance that is alone the residuals are dealt to the lanes instead (`TOGETHER`), and what is small is done
-// eight times. Matrices are stored row by row; A by columns, so that a column is one row of packs.
+// are. Of an instance that is alone the residuals are dealt to the lanes instead (`TOGETHER`), and what is small is
+// done eight times. Matrices are stored row by row; A by columns, so that a column is one row of packs.
 #include <algorithm>
 #include <cstring>
 #include <memory>
 
 #include "instances.h"
 #include "lanes.h"
+#include "small_matrices.h"
 
 extern "C" struct Task {
   Program program;
@@ -23,108 +24,24 @@ namespace {
 constexpr int64_t TILE = 32;  // Residuals.
 constexpr double TINY = 1e-300, POOR = 1e6, FAR = 1e13;
 
-struct Arena {  // Memory of one thread, handed out from the beginning to the end.
+struct Arena {  // Memory of one thread, handed out from the beginning to the end; without any it counts.
   std::unique_ptr<char[]> memory;
-  Pack *next;
-  explicit Arena(size_t packs) : memory(new char[(packs + 2) * sizeof(Pack)]) {
-    next = reinterpret_cast<Pack *>((reinterpret_cast<uintptr_t>(memory.get()) + sizeof(Pack) - 1) & ~(sizeof(Pack) - 1));
+  Pack *begin = nullptr;
+  size_t used = 0;
+  Arena() = default;
+  explicit Arena(size_t packs) : memory(new char[(packs + 1) * sizeof(Pack)]) {
+    const auto address = reinterpret_cast<uintptr_t>(memory.get()) + sizeof(Pack) - 1;
+    begin = reinterpret_cast<Pack *>(address & ~(sizeof(Pack) - 1));
   }
   Pack *take(size_t count) {
-    Pack *given = next;
-    next += count;
-    return given;
+    used += count;
+    return begin ? begin + used - count : nullptr;
   }
 };
 
-struct Point {
-  Pack *z, *plus, *minus, *upper, *lower, *X, *Y;
-  Point(Arena &arena, int64_t n, int64_t packs, int64_t area)
-      : z(arena.take(n)), plus(arena.take(packs)), minus(arena.take(packs)), upper(arena.take(packs)),
-        lower(arena.take(packs)), X(arena.take(area)), Y(arena.take(area)) {}
-  static size_t size(int64_t n, int64_t packs, int64_t area) { return n + 4 * packs + 2 * area; }
+struct Point {  // Variables, slacks and multipliers of the inequalities.
+  Pack *z, *X, *Y;
 };
-
-// Lower Cholesky factor in place; 1 where a pivot is not positive. Says in which lanes one was not.
-Mask cholesky(Pack *matrix, int64_t size) {
-  Mask failed = {};
-  for (int64_t j = 0; j < size; ++j) {
-    Pack *row = matrix + j * size, pivot = row[j];
-    for (int64_t k = 0; k < j; ++k) pivot -= row[k] * row[k];
-    const Mask good = pivot > 0 & pivot < 1e300;
-    failed |= ~good;
-    row[j] = root(select(good, pivot, splat(1)));
-    const Pack inverse = 1 / row[j];
-    for (int64_t i = j + 1; i < size; ++i) {
-      Pack *other = matrix + i * size, sum = other[j];
-      for (int64_t k = 0; k < j; ++k) sum -= other[k] * row[k];
-      other[j] = sum * inverse;
-    }
-  }
-  return failed;
-}
-
-// Inverse of a lower triangular matrix, zeros above included.
-void invert_lower(const Pack *factor, Pack *inverse, int64_t size) {
-  for (int64_t j = 0; j < size; ++j) {
-    for (int64_t i = 0; i < j; ++i) inverse[i * size + j] = Pack{};
-    inverse[j * size + j] = 1 / factor[j * size + j];
-    for (int64_t i = j + 1; i < size; ++i) {
-      Pack sum = {};
-      for (int64_t k = j; k < i; ++k) sum -= factor[i * size + k] * inverse[k * size + j];
-      inverse[i * size + j] = sum / factor[i * size + i];
-    }
-  }
-}
-
-void solve_cholesky(const Pack *factor, Pack *x, int64_t size) {
-  for (int64_t i = 0; i < size; ++i) {
-    Pack sum = x[i];
-    for (int64_t k = 0; k < i; ++k) sum -= factor[i * size + k] * x[k];
-    x[i] = sum / factor[i * size + i];
-  }
-  for (int64_t i = size - 1; i >= 0; --i) {
-    x[i] /= factor[i * size + i];
-    for (int64_t k = 0; k < i; ++k) x[k] -= factor[i * size + k] * x[i];
-  }
-}
-
-void product(const Pack *a, const Pack *b, Pack *out, int64_t size) {
-  for (int64_t i = 0; i < size; ++i) {
-    for (int64_t j = 0; j < size; ++j) out[i * size + j] = a[i * size] * b[j];
-    for (int64_t k = 1; k < size; ++k)
-      for (int64_t j = 0; j < size; ++j) out[i * size + j] += a[i * size + k] * b[k * size + j];
-  }
-}
-
-void symmetrise(Pack *matrix, int64_t size) {
-  for (int64_t i = 0; i < size; ++i)
-    for (int64_t j = 0; j < i; ++j)
-      matrix[i * size + j] = matrix[j * size + i] = 0.5 * (matrix[i * size + j] + matrix[j * size + i]);
-}
-
-// Lower bound of the smallest eigenvalue of a symmetric matrix, which is overwritten, to some thousandths of its norm:
-// s - |(sI - T)^256|^(1/256), where s = |T|, in the norm of Frobenius.
-Pack smallest_eigenvalue(Pack *matrix, Pack *other, int64_t size) {
-  if (size == 1) return matrix[0];
-  const int64_t area = size * size;
-  Pack norm = {};
-  for (int64_t i = 0; i < area; ++i) norm += matrix[i] * matrix[i];
-  const Pack s = root(norm) + TINY;
-  for (int64_t i = 0; i < area; ++i) matrix[i] = -matrix[i] / s;
-  for (int64_t i = 0; i < size; ++i) matrix[i * size + i] += 1;
-  Pack *power = matrix;
-  for (int time = 0; time < 8; ++time, std::swap(power, other))
-    for (int64_t i = 0; i < size; ++i)
-      for (int64_t j = 0; j <= i; ++j) {
-        Pack sum = {};
-        for (int64_t k = 0; k < size; ++k) sum += power[i * size + k] * power[j * size + k];
-        other[i * size + j] = other[j * size + i] = sum;
-      }
-  norm = Pack{};
-  for (int64_t i = 0; i < area; ++i) norm += power[i] * power[i];
-  for (int time = 0; time < 9; ++time) norm = root(norm);
-  return s * (1 - norm);
-}
 
 template <bool TOGETHER> struct Solver {
   const Task &task;
@@ -132,35 +49,39 @@ template <bool TOGETHER> struct Solver {
   const Terms &terms;
   const int64_t n, N, packs, area, num_entries;  // Packs of residuals; entries of all blocks' matrices, and of L.
   Arena arena;
-  Pack *A, *tile, *b, *c, *C, *entries;
+  Pack *A, *b, *c, *C, *entries;
   Point point, best, step;
-  Pack *weight, *residual, *shift, *up, *down;
-  Pack *by_plus, *by_minus, *by_upper, *by_lower;  // Reciprocals of the point: dividing takes long.
-  Pack *dual, *primal, *matrix, *factor, *right, *rest;
+  Pack *plus, *minus, *upper, *lower, *best_w;  // Of residuals: u = plus - minus, their multipliers 1 - w and 1 + w.
+  Pack *step_plus, *step_minus, *step_w;
+  Pack *u, *weight, *by_upper, *by_lower;       // Az - b; reciprocals, for dividing takes long.
+  Pack *tile, *dual, *primal, *matrix, *factor, *right, *rest, *weighted;
   Pack *inverse, *half_X, *half_Y, *wanted, *scratch, *scratch2;
-  Pack norm_dual, norm_b, size_b;
+  Pack norm_dual, norm_b, size_b, gap_of_residuals;
   Mask valid_last;  // Of the last pack, if residuals are dealt to lanes.
 
   static int64_t count_packs(int64_t N) { return TOGETHER ? (N + LANES - 1) / LANES : N; }
-  static size_t memory(const Program &program, const Terms &terms) {
-    const int64_t n = program.num_variables, packs = count_packs(program.num_residuals), rows = terms.most_rows;
-    return 3 * Point::size(n, packs, terms.area) + n * packs + 4 * TILE + packs * 10 + n * (2 * n + 4) + terms.area * 6 +
-           terms.entries.size() + 2 * rows * rows + 64;
-  }
 
   Solver(const Task &task, const Terms &terms)
       : task(task), program(task.program), terms(terms), n(program.num_variables), N(program.num_residuals),
-        packs(count_packs(N)), area(terms.area), num_entries(int64_t(terms.entries.size())),
-        arena(memory(program, terms)), A(arena.take(n * packs)), tile(arena.take(4 * TILE)), b(arena.take(packs)),
-        c(arena.take(n)), C(arena.take(area)), entries(arena.take(num_entries)), point(arena, n, packs, area),
-        best(arena, n, packs, area), step(arena, n, packs, area), weight(arena.take(packs)),
-        residual(arena.take(packs)), shift(arena.take(packs)), up(arena.take(packs)), down(arena.take(packs)), by_plus(arena.take(packs)),
-        by_minus(arena.take(packs)), by_upper(arena.take(packs)), by_lower(arena.take(packs)),
-        dual(arena.take(n)), primal(arena.take(area)), matrix(arena.take(n * n)), factor(arena.take(n * n)),
-        right(arena.take(n)), rest(arena.take(n)), inverse(arena.take(area)), half_X(arena.take(area)),
-        half_Y(arena.take(area)), wanted(arena.take(area)), scratch(arena.take(terms.most_rows * terms.most_rows)),
-        scratch2(arena.take(terms.most_rows * terms.most_rows)) {
+        packs(count_packs(N)), area(terms.area), num_entries(int64_t(terms.entries.size())) {
+    Arena counting;
+    lay_out(counting);
+    arena = Arena(counting.used);
+    lay_out(arena);
     for (int lane = 0; lane < LANES; ++lane) valid_last[lane] = -(!TOGETHER || (packs - 1) * LANES + lane < N);
+  }
+
+  void lay_out(Arena &from) {
+    A = from.take(n * packs), b = from.take(packs), c = from.take(n), C = from.take(area);
+    entries = from.take(num_entries), tile = from.take(4 * TILE);
+    for (Point *each : {&point, &best, &step}) *each = {from.take(n), from.take(area), from.take(area)};
+    for (Pack **each : {&plus, &minus, &upper, &lower, &best_w}) *each = from.take(packs);
+    for (Pack **each : {&step_plus, &step_minus, &step_w}) *each = from.take(packs);
+    for (Pack **each : {&u, &weight, &by_upper, &by_lower}) *each = from.take(packs);
+    for (Pack **each : {&dual, &right, &rest, &weighted}) *each = from.take(n);
+    for (Pack **each : {&matrix, &factor}) *each = from.take(n * n);
+    for (Pack **each : {&primal, &inverse, &half_X, &half_Y, &wanted}) *each = from.take(area);
+    for (Pack **each : {&scratch, &scratch2}) *each = from.take(terms.most_rows * terms.most_rows);
   }
 
   // Over residuals: of each lane, or of all lanes for all.
@@ -174,15 +95,22 @@ template <bool TOGETHER> struct Solver {
 
   void load(int64_t first, int64_t count) {
     const double scale = std::max<int64_t>(1, N);
+    const auto of = [&](int lane) { return TOGETHER ? first : first + std::min<int64_t>(lane, count - 1); };
+    const double *its_A[LANES];
+    for (int lane = 0; lane < LANES; ++lane) its_A[lane] = part_of(program, MATRIX, of(lane));
+    for (int64_t i = 0; i < packs; ++i)
+      for (int64_t k = 0; k < n; ++k)
+        for (int lane = 0; lane < LANES; ++lane) {
+          const int64_t row = TOGETHER ? i * LANES + lane : i;
+          A[k * packs + i][lane] = row < N ? its_A[lane][row * n + k] : 0;
+        }
     for (int lane = 0; lane < LANES; ++lane) {
-      const int64_t instance = TOGETHER ? first : first + std::min<int64_t>(lane, count - 1);
-      const double *its_c = part_of(program, COST, instance), *its_A = part_of(program, MATRIX, instance);
-      const double *its_b = part_of(program, OFFSET, instance);
+      const int64_t instance = of(lane);
+      const double *its_c = part_of(program, COST, instance), *its_b = part_of(program, OFFSET, instance);
       for (int64_t k = 0; k < n; ++k) c[k][lane] = scale * its_c[k];
       for (int64_t i = 0; i < packs; ++i) {
         const int64_t row = TOGETHER ? i * LANES + lane : i;
         b[i][lane] = row < N ? its_b[row] : 0;
-        for (int64_t k = 0; k < n; ++k) A[k * packs + i][lane] = row < N ? its_A[row * n + k] : 0;
       }
       for (int64_t j = 0, at = 0; j < program.num_blocks; at += program.rows[j] * program.rows[j], ++j) {
         const int64_t rows = program.rows[j];
@@ -197,33 +125,36 @@ template <bool TOGETHER> struct Solver {
     }
   }
 
-  // A'x, four columns at a time.
-  void transposed_product(const Pack *x, Pack *out) const {
+  // Az of some residuals into `out`, four columns at a time.
+  void product_of_tile(const Pack *z, int64_t first, int64_t count, Pack *out) const {
+    std::fill_n(out, count, Pack{});
     int64_t k = 0;
     for (; k + 3 < n; k += 4) {
-      const Pack *A0 = A + k * packs, *A1 = A0 + packs, *A2 = A1 + packs, *A3 = A2 + packs;
-      Pack sums[4] = {};
-      for (int64_t i = 0; i < packs; ++i)
-        sums[0] += A0[i] * x[i], sums[1] += A1[i] * x[i], sums[2] += A2[i] * x[i], sums[3] += A3[i] * x[i];
-      for (int p = 0; p < 4; ++p) out[k + p] = summed(sums[p]);
-    }
-    for (; k < n; ++k) {
-      Pack sum = {};
-      for (int64_t i = 0; i < packs; ++i) sum += A[k * packs + i] * x[i];
-      out[k] = summed(sum);
-    }
-  }
-
-  void residual_product(const Pack *z, Pack *out) const {
-    for (int64_t i = 0; i < packs; ++i) out[i] = Pack{};
-    int64_t k = 0;
-    for (; k + 3 < n; k += 4) {
-      const Pack *A0 = A + k * packs, *A1 = A0 + packs, *A2 = A1 + packs, *A3 = A2 + packs;
+      const Pack *A0 = A + k * packs + first, *A1 = A0 + packs, *A2 = A1 + packs, *A3 = A2 + packs;
       const Pack z0 = z[k], z1 = z[k + 1], z2 = z[k + 2], z3 = z[k + 3];
-      for (int64_t i = 0; i < packs; ++i) out[i] += (z0 * A0[i] + z1 * A1[i]) + (z2 * A2[i] + z3 * A3[i]);
+      for (int64_t i = 0; i < count; ++i) out[i] += (z0 * A0[i] + z1 * A1[i]) + (z2 * A2[i] + z3 * A3[i]);
     }
     for (; k < n; ++k)
-      for (int64_t i = 0; i < packs; ++i) out[i] += z[k] * A[k * packs + i];
+      for (int64_t i = 0; i < count; ++i) out[i] += z[k] * A[k * packs + first + i];
+  }
+
+  // Adds A'x of some residuals to `out`, where lanes are not summed yet.
+  void add_transposed_of_tile(const Pack *x, int64_t first, int64_t count, Pack *out) const {
+    int64_t k = 0;
+    for (; k + 3 < n; k += 4) {
+      const Pack *A0 = A + k * packs + first, *A1 = A0 + packs, *A2 = A1 + packs, *A3 = A2 + packs;
+      Pack sum0 = out[k], sum1 = out[k + 1], sum2 = out[k + 2], sum3 = out[k + 3];
+      for (int64_t i = 0; i < count; ++i)
+        sum0 += A0[i] * x[i], sum1 += A1[i] * x[i], sum2 += A2[i] * x[i], sum3 += A3[i] * x[i];
+      out[k] = sum0, out[k + 1] = sum1, out[k + 2] = sum2, out[k + 3] = sum3;
+    }
+    for (; k < n; ++k)
+      for (int64_t i = 0; i < count; ++i) out[k] += A[k * packs + first + i] * x[i];
+  }
+
+  // Some residuals at a time, so that what is done with them finds them near.
+  template <class F> void each_tile(F act) const {
+    for (int64_t first = 0; first < packs; first += TILE) act(first, std::min<int64_t>(TILE, packs - first));
   }
 
   void add_terms(const Pack *z, Pack *out) const {
@@ -257,9 +188,8 @@ template <bool TOGETHER> struct Solver {
     size_b = N ? smaller(mean, splat(1)) : splat(1);
     const Pack size = mean + 1e-8;
     for (int64_t i = 0; i < packs; ++i) {
-      point.plus[i] = larger(-b[i], Pack{}) + size;
-      point.minus[i] = larger(b[i], Pack{}) + size;
-      point.upper[i] = point.lower[i] = splat(1);
+      plus[i] = larger(-b[i], Pack{}) + size, minus[i] = larger(b[i], Pack{}) + size;
+      upper[i] = lower[i] = splat(1);
     }
     Pack longest = {}, dearest = {};
     for (int64_t k = 0; k < n; ++k) {
@@ -291,26 +221,32 @@ template <bool TOGETHER> struct Solver {
     });
   }
 
-  // Errors of the optimality conditions into `dual`, `residual` and `primal`; the gap, and what `merit` returns.
-  Pack errors(Pack &gap) {
-    residual_product(point.z, residual);
+  // Moves residuals along the step, in lanes that move; errors of the optimality conditions there into `dual`, `u` and
+  // `primal`; the gap, and what `merit` returns.
+  Pack errors(Mask moves, Pack p, Pack d, Pack &gap) {
     Pack cost = {}, sum = {}, worst_residual = {};
-    for (int64_t i = 0; i < packs; ++i) {
-      const Pack u = residual[i] - b[i];
-      cost += magnitude(u);
-      residual[i] = u - (point.plus[i] - point.minus[i]);
-      worst_residual = larger(worst_residual, magnitude(residual[i]));
-      Pack here = point.plus[i] * point.upper[i] + point.minus[i] * point.lower[i];
-      if (TOGETHER && i == packs - 1) here = select(valid_last, here, Pack{});
-      sum += here;
-      shift[i] = 0.5 * (point.lower[i] - point.upper[i]);
-    }
-    cost = summed(cost), gap = summed(sum);
+    std::fill_n(dual, n, Pack{});
+    each_tile([&](int64_t first, int64_t count) {
+      product_of_tile(point.z, first, count, u + first);
+      for (int64_t t = 0; t < count; ++t) {
+        const int64_t i = first + t;
+        plus[i] = select(moves, plus[i] + p * step_plus[i], plus[i]);
+        minus[i] = select(moves, minus[i] + p * step_minus[i], minus[i]);
+        upper[i] = select(moves, upper[i] - d * step_w[i], upper[i]);
+        lower[i] = select(moves, lower[i] + d * step_w[i], lower[i]);
+        u[i] -= b[i];
+        cost += magnitude(u[i]);
+        worst_residual = larger(worst_residual, magnitude(u[i] - (plus[i] - minus[i])));
+        sum += valid(i, plus[i] * upper[i] + minus[i] * lower[i]);
+        tile[t] = 0.5 * (lower[i] - upper[i]);
+      }
+      add_transposed_of_tile(tile, first, count, dual);
+    });
+    cost = summed(cost), gap = gap_of_residuals = summed(sum);
     for (int64_t i = 0; i < area; ++i) primal[i] = C[i] - point.X[i], gap += point.X[i] * point.Y[i];
     add_terms(point.z, primal);
     Pack worst_dual = {}, scale = splat(double(std::max<int64_t>(1, N)));
-    transposed_product(shift, dual);
-    for (int64_t k = 0; k < n; ++k) dual[k] += c[k], cost += c[k] * point.z[k];
+    for (int64_t k = 0; k < n; ++k) dual[k] = summed(dual[k]) + c[k], cost += c[k] * point.z[k];
     add_adjoint(point.Y, dual, -1);
     for (int64_t k = 0; k < n; ++k) worst_dual = larger(worst_dual, magnitude(dual[k]));
     Pack worst = larger(gap / (magnitude(cost) + scale * size_b + TINY), worst_dual / norm_dual);
@@ -324,17 +260,30 @@ template <bool TOGETHER> struct Solver {
     return select(worst == worst & gap == gap & worst_dual == worst_dual, worst / task.tolerance, splat(INFINITY));
   }
 
-  // The lower triangle of A'DA, some residuals at a time so that they stay near, four columns with four.
+  Pack valid(int64_t i, Pack x) const { return TOGETHER && i == packs - 1 ? select(valid_last, x, Pack{}) : x; }
+
+  // The lower triangle of A'DA, and A'Du into `weighted`, some residuals at a time, four columns with four.
   void gram() {
     std::fill_n(matrix, n * n, Pack{});
-    for (int64_t first = 0; first < packs; first += TILE) {
-      const int64_t count = std::min<int64_t>(TILE, packs - first);
+    std::fill_n(weighted, n, Pack{});
+    each_tile([&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i) {
+        // One division instead of three, of 1/upper, 1/lower and 1/(plus/upper + minus/lower).
+        const Pack both = upper[i] * lower[i], sum = plus[i] * lower[i] + minus[i] * upper[i];
+        const Pack inverse = 1 / (both * sum), by_both = sum * inverse;
+        by_upper[i] = lower[i] * by_both, by_lower[i] = upper[i] * by_both, weight[i] = both * both * inverse;
+      }
       for (int64_t k = 0; k < n; k += 4) {
         const int64_t rows = std::min<int64_t>(4, n - k);
-        for (int64_t p = 0; p < rows; ++p)
-          for (int64_t i = 0; i < count; ++i) tile[p * TILE + i] = weight[first + i] * A[(k + p) * packs + first + i];
+        if (rows == 4) weigh(A + k * packs + first, weight + first, u + first, packs, count, tile, weighted + k);
+        else
+          for (int64_t p = 0; p < rows; ++p)
+            for (int64_t i = 0; i < count; ++i) {
+              tile[p * TILE + i] = weight[first + i] * A[(k + p) * packs + first + i];
+              weighted[k + p] += tile[p * TILE + i] * u[first + i];
+            }
         for (int64_t l = 0; l <= k; l += 4) {
-          if (rows == 4) add_products(A + l * packs + first, count, matrix + k * n + l);
+          if (rows == 4) add_products(tile, A + l * packs + first, packs, count, matrix + k * n + l, n);
           else
             for (int64_t p = 0; p < rows; ++p)
               for (int64_t q = l; q < std::min(n, l + 4); ++q)
@@ -342,12 +291,28 @@ template <bool TOGETHER> struct Solver {
                   matrix[(k + p) * n + q] += tile[p * TILE + i] * A[q * packs + first + i];
         }
       }
-    }
-    if (TOGETHER)
-      for (int64_t i = 0; i < n * n; ++i) matrix[i] = summed(matrix[i]);
+    });
+    if (!TOGETHER) return;
+    for (int64_t i = 0; i < n * n; ++i) matrix[i] = summed(matrix[i]);
+    for (int64_t k = 0; k < n; ++k) weighted[k] = summed(weighted[k]);
   }
 
-  void add_products(const Pack *columns, int64_t count, Pack *out) const {
+  // Four columns of A times the weights into a tile, and these times u. This and the next apart, so that sums stay in
+  // registers.
+  __attribute__((noinline)) static void weigh(const Pack *columns, const Pack *weight, const Pack *u, int64_t packs,
+                                              int64_t count, Pack *tile, Pack *out) {
+    Pack sums[4] = {out[0], out[1], out[2], out[3]};
+    for (int64_t i = 0; i < count; ++i)
+      for (int p = 0; p < 4; ++p) {
+        const Pack both = weight[i] * columns[p * packs + i];
+        tile[p * TILE + i] = both;
+        sums[p] += both * u[i];
+      }
+    std::copy_n(sums, 4, out);
+  }
+
+  __attribute__((noinline)) static void add_products(const Pack *tile, const Pack *columns, int64_t packs,
+                                                     int64_t count, Pack *out, int64_t n) {
     Pack sums[4][4];
     for (int p = 0; p < 4; ++p)
       for (int q = 0; q < 4; ++q) sums[p][q] = out[p * n + q];
@@ -361,11 +326,6 @@ template <bool TOGETHER> struct Solver {
   // Factors of X, Y and the Schur complement; in which lanes one failed.
   Mask factorise() {
     Mask failed = {};
-    for (int64_t i = 0; i < packs; ++i) {
-      by_plus[i] = 1 / point.plus[i], by_minus[i] = 1 / point.minus[i];
-      by_upper[i] = 1 / point.upper[i], by_lower[i] = 1 / point.lower[i];
-      weight[i] = 1 / (point.plus[i] * by_upper[i] + point.minus[i] * by_lower[i]);
-    }
     gram();
     each_block([&](int64_t at, int64_t rows, const int64_t *begins) {
       std::copy_n(point.Y + at, rows * rows, scratch);
@@ -435,22 +395,35 @@ template <bool TOGETHER> struct Solver {
     }
   }
 
-  // Newton's step towards complementarity mu, with the second order of the step before if it is to correct that.
-  void direction(Pack mu, bool corrects) {
-    for (int64_t i = 0; i < packs; ++i) {
-      up[i] = mu - point.plus[i] * point.upper[i];
-      down[i] = mu - point.minus[i] * point.lower[i];
-      if (corrects) {
-        up[i] -= step.plus[i] * step.upper[i];
-        down[i] -= step.minus[i] * step.lower[i];
-      }
-      shift[i] = weight[i] * (residual[i] - up[i] * by_upper[i] + down[i] * by_lower[i]);
+  // What of residual i does not depend on dz: dw = weight (A dz) + shift; `up` and `down` are what complementarity
+  // wants: zero for the predictor; mu for the corrector, with the second order of the predictor's step.
+  template <bool CORRECTS> Pack shift(int64_t i, Pack mu, Pack &up, Pack &down) const {
+    up = -plus[i] * upper[i], down = -minus[i] * lower[i];
+    if (!CORRECTS) return weight[i] * u[i];
+    up += mu + step_plus[i] * step_w[i], down += mu - step_minus[i] * step_w[i];
+    return weight[i] * (u[i] - (plus[i] - minus[i]) - up * by_upper[i] + down * by_lower[i]);
+  }
+
+  struct Reach {  // Lengths to which a step may go, and how the gap of residuals changes with both: p, d, and pd.
+    Pack primal, dual, by_primal = {}, by_dual = {}, by_both = {};
+  };
+
+  // Newton's step; what it may be taken by.
+  template <bool CORRECTS> Reach direction(Pack mu) {
+    if (CORRECTS) {
+      std::fill_n(right, n, Pack{});
+      each_tile([&](int64_t first, int64_t count) {
+        Pack up, down;
+        for (int64_t t = 0; t < count; ++t) tile[t] = shift<CORRECTS>(first + t, mu, up, down);
+        add_transposed_of_tile(tile, first, count, right);
+      });
+      for (int64_t k = 0; k < n; ++k) right[k] = -dual[k] - summed(right[k]);
+    } else {
+      for (int64_t k = 0; k < n; ++k) right[k] = -dual[k] - weighted[k];
     }
-    transposed_product(shift, right);
-    for (int64_t k = 0; k < n; ++k) right[k] = -dual[k] - right[k];
     each_block([&](int64_t at, int64_t rows, const int64_t *) {
       product(point.Y + at, primal + at, scratch, rows);
-      if (corrects) {
+      if (CORRECTS) {
         product(step.Y + at, step.X + at, scratch2, rows);
         for (int64_t i = 0; i < rows * rows; ++i) scratch[i] += scratch2[i];
       }
@@ -459,22 +432,8 @@ template <bool TOGETHER> struct Solver {
       for (int64_t i = 0; i < rows * rows; ++i) wanted[at + i] = mu * inverse[at + i] - point.Y[at + i] - scratch2[i];
     });
     add_adjoint(wanted, right, 1);
-    std::copy_n(right, n, step.z);
-    solve_cholesky(factor, step.z, n);
-    for (int64_t k = 0; k < n; ++k) {  // Refined once.
-      Pack sum = right[k];
-      for (int64_t l = 0; l < n; ++l) sum -= (l <= k ? matrix[k * n + l] : matrix[l * n + k]) * step.z[l];
-      rest[k] = sum;
-    }
-    solve_cholesky(factor, rest, n);
-    for (int64_t k = 0; k < n; ++k) step.z[k] += rest[k];
-    residual_product(step.z, step.lower);
-    for (int64_t i = 0; i < packs; ++i) {
-      const Pack dw = weight[i] * step.lower[i] + shift[i];
-      step.plus[i] = (up[i] + point.plus[i] * dw) * by_upper[i];
-      step.minus[i] = (down[i] - point.minus[i] * dw) * by_lower[i];
-      step.upper[i] = -dw, step.lower[i] = dw;
-    }
+    solve_schur();
+    Reach reach = step_residuals<CORRECTS>(mu);
     std::fill_n(step.X, area, Pack{});
     add_terms(step.z, step.X);
     each_block([&](int64_t at, int64_t rows, const int64_t *) {
@@ -485,7 +444,48 @@ template <bool TOGETHER> struct Solver {
         step.Y[at + i] = wanted[at + i] - scratch2[i];
         step.X[at + i] += primal[at + i];
       }
+      reach.primal = smaller(reach.primal, positive_up_to(half_X + at, step.X + at, rows));
+      reach.dual = smaller(reach.dual, positive_up_to(half_Y + at, step.Y + at, rows));
     });
+    return reach;
+  }
+
+  // dz of the right side, refined once.
+  void solve_schur() {
+    std::copy_n(right, n, step.z);
+    solve_cholesky(factor, step.z, n);
+    for (int64_t k = 0; k < n; ++k) {
+      Pack sum = right[k];
+      for (int64_t l = 0; l < n; ++l) sum -= (l <= k ? matrix[k * n + l] : matrix[l * n + k]) * step.z[l];
+      rest[k] = sum;
+    }
+    solve_cholesky(factor, rest, n);
+    for (int64_t k = 0; k < n; ++k) step.z[k] += rest[k];
+  }
+
+  template <bool CORRECTS> Reach step_residuals(Pack mu) {
+    Reach reach;
+    Pack fall = splat(TINY), dual_fall = splat(TINY);
+    each_tile([&](int64_t first, int64_t count) {
+      product_of_tile(step.z, first, count, tile);
+      for (int64_t t = 0; t < count; ++t) {
+        const int64_t i = first + t;
+        Pack up, down;
+        const Pack fixed = shift<CORRECTS>(i, mu, up, down), dw = weight[i] * tile[t] + fixed;
+        const Pack dplus = (up + plus[i] * dw) * by_upper[i], dminus = (down - minus[i] * dw) * by_lower[i];
+        if (CORRECTS) fall = larger(fall, larger(-dplus * minus[i], -dminus * plus[i]) / (plus[i] * minus[i]));
+        else fall = larger(fall, larger(1 - dw * by_upper[i], 1 + dw * by_lower[i]));
+        dual_fall = larger(dual_fall, larger(dw * by_upper[i], -dw * by_lower[i]));
+        if (!CORRECTS) {
+          reach.by_primal += valid(i, dplus * upper[i] + dminus * lower[i]);
+          reach.by_dual += valid(i, dw * (minus[i] - plus[i]));
+          reach.by_both += valid(i, dw * (dminus - dplus));
+        }
+        step_plus[i] = dplus, step_minus[i] = dminus, step_w[i] = dw;
+      }
+    });
+    reach.primal = 1 / most(fall), reach.dual = 1 / most(dual_fall);
+    return reach;
   }
 
   // How far X + t dX stays positive, from the inverse of the Cholesky factor of X.
@@ -500,28 +500,10 @@ template <bool TOGETHER> struct Solver {
     return 1 / larger(-smallest_eigenvalue(scratch2, scratch, rows), splat(TINY));
   }
 
-  void lengths(Pack &primal_length, Pack &dual_length) {
-    Pack fall = splat(TINY), dual_fall = splat(TINY);
-    for (int64_t i = 0; i < packs; ++i) {
-      fall = larger(fall, larger(-step.plus[i] * by_plus[i], -step.minus[i] * by_minus[i]));
-      dual_fall = larger(dual_fall, larger(-step.upper[i] * by_upper[i], -step.lower[i] * by_lower[i]));
-    }
-    primal_length = 1 / most(fall), dual_length = 1 / most(dual_fall);
-    each_block([&](int64_t at, int64_t rows, const int64_t *) {
-      primal_length = smaller(primal_length, positive_up_to(half_X + at, step.X + at, rows));
-      dual_length = smaller(dual_length, positive_up_to(half_Y + at, step.Y + at, rows));
-    });
-  }
-
-  Pack gap_after(Pack p, Pack d) const {
-    Pack sum = {};
-    for (int64_t i = 0; i < packs; ++i) {
-      Pack here = (point.plus[i] + p * step.plus[i]) * (point.upper[i] + d * step.upper[i]) +
-                  (point.minus[i] + p * step.minus[i]) * (point.lower[i] + d * step.lower[i]);
-      if (TOGETHER && i == packs - 1) here = select(valid_last, here, Pack{});
-      sum += here;
-    }
-    sum = summed(sum);
+  // The gap after a predictor of lengths p and d.
+  Pack gap_after(const Reach &reach, Pack p, Pack d) const {
+    Pack sum = gap_of_residuals + p * summed(reach.by_primal) + d * summed(reach.by_dual);
+    sum += p * d * summed(reach.by_both);
     for (int64_t i = 0; i < area; ++i) sum += (point.X[i] + p * step.X[i]) * (point.Y[i] + d * step.Y[i]);
     return sum;
   }
@@ -534,8 +516,7 @@ template <bool TOGETHER> struct Solver {
   }
   void keep_all(Mask better) {
     keep(better, point.z, best.z, n);
-    keep(better, point.upper, best.upper, packs);
-    keep(better, point.lower, best.lower, packs);
+    for (int64_t i = 0; i < packs; ++i) best_w[i] = select(better, 0.5 * (lower[i] - upper[i]), best_w[i]);
     keep(better, point.X, best.X, area);
     keep(better, point.Y, best.Y, area);
   }
@@ -552,31 +533,25 @@ template <bool TOGETHER> struct Solver {
     load(first, count);
     start();
     const double cones = std::max<int64_t>(1, 2 * N + terms.sum_rows);
-    Pack gap, least = errors(gap), taken = {}, waited = {};
+    Pack gap, least = errors(Mask{}, Pack{}, Pack{}, gap), taken = {}, waited = {};
     Mask stands = least <= 1;
     keep_all(~Mask{});
     for (int64_t iteration = 0; iteration < task.iterations && any(~stands); ++iteration) {
       const Mask failed = factorise();
       const Pack mu = gap / cones;
-      Pack p, d;
-      direction(Pack{}, false);
-      lengths(p, d);
-      const Pack ratio = gap_after(smaller(p, splat(1)), smaller(d, splat(1))) / gap;
+      const Reach predicted = direction<false>(Pack{});
+      const Pack whole = splat(1), to_p = smaller(predicted.primal, whole), to_d = smaller(predicted.dual, whole);
+      const Pack ratio = gap_after(predicted, to_p, to_d) / gap;
       const Pack centring = smaller(splat(1), larger(splat(1e-8), ratio * root(ratio)));
-      direction(centring * mu, true);
-      lengths(p, d);
+      const Reach corrected = direction<true>(centring * mu);
       const Pack share = smaller(splat(0.995), larger(splat(0.9), 1 - 0.1 * ratio));
-      p = smaller(splat(1), share * p), d = smaller(splat(1), share * d);
+      const Pack p = smaller(splat(1), share * corrected.primal), d = smaller(splat(1), share * corrected.dual);
       stands |= failed;
       const Mask moves = ~stands;
       advance(moves, p, point.z, step.z, n);
-      advance(moves, p, point.plus, step.plus, packs);
-      advance(moves, p, point.minus, step.minus, packs);
-      advance(moves, d, point.upper, step.upper, packs);
-      advance(moves, d, point.lower, step.lower, packs);
       advance(moves, p, point.X, step.X, area);
       advance(moves, d, point.Y, step.Y, area);
-      const Pack now = errors(gap);
+      const Pack now = errors(moves, p, d, gap);
       const Mask better = moves & now < least;
       keep_all(better);
       waited = select(better, Pack{}, waited + 1);
@@ -595,7 +570,7 @@ template <bool TOGETHER> struct Solver {
       for (int64_t k = 0; k < n; ++k) task.z[instance * n + k] = best.z[k][lane];
       for (int64_t row = 0; row < N; ++row) {
         const int64_t i = TOGETHER ? row / LANES : row, at = TOGETHER ? row % LANES : lane;
-        task.w[instance * N + row] = 0.5 * scale * (best.lower[i][at] - best.upper[i][at]);
+        task.w[instance * N + row] = scale * best_w[i][at];
       }
       for (int64_t i = 0; i < area; ++i) {
         task.X[instance * area + i] = best.X[i][lane];

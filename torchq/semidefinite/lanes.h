@@ -1,4 +1,5 @@
 // Eight numbers side by side: one of each of eight instances, or eight of one instance (`TOGETHER`).
+#pragma once
 #include <cmath>
 #include <cstdint>
 

@@ -133,8 +133,8 @@ struct Instance {
     for (int64_t i = 0; i < N; ++i)
       if (score(i) > 0) at.residuals.push_back(i);
     if (int64_t(at.residuals.size()) > n) {
-      std::nth_element(at.residuals.begin(), at.residuals.begin() + n, at.residuals.end(),
-                       [&](int64_t i, int64_t j) { return std::make_pair(-score(i), i) < std::make_pair(-score(j), j); });
+      const auto before = [&](int64_t i, int64_t j) { return std::pair(-score(i), i) < std::pair(-score(j), j); };
+      std::nth_element(at.residuals.begin(), at.residuals.begin() + n, at.residuals.end(), before);
       at.residuals.resize(n);
     }
     double of_X = TINY, of_Y = TINY;
@@ -201,7 +201,8 @@ struct Instance {
         const double value = entries[pair] * (i == j ? 0.5 : 1 / DIAGONAL);
         if (value == 0) continue;
         for (int64_t r = 0; r < d; ++r)
-          for (int64_t s = 0; s < d; ++s) out[r * d + s] += value * (V[r * d + i] * V[s * d + j] + V[r * d + j] * V[s * d + i]);
+          for (int64_t s = 0; s < d; ++s)
+            out[r * d + s] += value * (V[r * d + i] * V[s * d + j] + V[r * d + j] * V[s * d + i]);
       }
   }
 
@@ -296,8 +297,9 @@ struct Instance {
     int64_t place = n + int64_t(at.residuals.size());
     for (size_t pair = 0; pair < entries.size(); ++pair) {
       entries[pair] = at.on[pair] ? sign * solution[place++] : 0;
-      if (at.ratio[pair] > 0)
-        entries[pair] += sign * at.ratio[pair] * ((shifted ? turned[pair] : 0) + dot(at.rows.data() + pair * n, solution.data(), n));
+      if (at.ratio[pair] == 0) continue;
+      const double change = dot(at.rows.data() + pair * n, solution.data(), n);
+      entries[pair] += sign * at.ratio[pair] * ((shifted ? turned[pair] : 0) + change);
     }
   }
 
