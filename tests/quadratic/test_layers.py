@@ -41,10 +41,13 @@ def test_gradients_into_every_input_equal_finite_differences(kind, size):
     assert max(errors.values()) < 1e-5, errors
 
 
-@pytest.mark.parametrize("backend", BACKENDS[1:])
 @pytest.mark.parametrize("kind", ["lmi-ql", "lmi-qli"])
-@pytest.mark.parametrize("size", list(SIZES)[:4])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("backend", BACKENDS[1:])
 def test_gradients_of_other_back_ends_do_so_too(kind, backend, size):
+    """Of lmi-qli at sizes 8 and 9 next to a kink, which a solution to nine digits does not tell from it."""
+    if backend == "diffcp" and size > 6:
+        pytest.skip("takes minutes; benchmarks/layer_gradients.py")
     errors = relative_errors(kind, backend, *SIZES[size])
     assert max(errors.values()) < 1e-4, errors
 

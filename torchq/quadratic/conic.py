@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_NEWTON_STEPS = 3
+_NEWTON_STEPS = 8
 
 
 class Cone(NamedTuple):
@@ -110,7 +110,9 @@ def jacobian(A: Tensor, derivative: Tensor) -> Tensor:
 def polish(
     q: Tensor, A: Tensor, b: Tensor, x: Tensor, v: Tensor, cone: Cone, steps: int = _NEWTON_STEPS
 ) -> tuple[Tensor, Tensor]:
-    """Solutions made exact to rounding by Newton steps; an instance that a step does not help keeps what it had.
+    """Solutions made exact to rounding by Newton steps, of which the best is kept.
+
+    A step that does not help is taken all the same, once: it may find out that a row was on the wrong side of its cone.
 
     Args:
         q: (batch, columns).
@@ -121,18 +123,38 @@ def polish(
         cone: K.
         steps: at most.
     """
+    best = at = _Iterate(x, v, *_errors(q, A, b, x, v, cone))
+    missed = torch.zeros_like(best.size, dtype=torch.bool)
+    for _ in range(steps):
+        step = _solve(jacobian(A, at.derivative), at.error)
+        dx, dv = step.split((x.shape[1], v.shape[1]), dim=-1)
+        new = _Iterate(at.x - dx, at.v - dv, *_errors(q, A, b, at.x - dx, at.v - dv, cone))
+        helped = new.size < at.size
+        at, missed = _choose(helped | ~missed, new, at), ~helped
+        best = _choose(at.size < best.size, at, best)
+    return best.x, best.v
+
+
+class _Iterate(NamedTuple):
+    x: Tensor
+    v: Tensor
+    error: Tensor
+    """F(x, v)."""
+    size: Tensor
+    """Its norm, (batch,)."""
+    derivative: Tensor
+    """Of the projection."""
+
+
+def _errors(q: Tensor, A: Tensor, b: Tensor, x: Tensor, v: Tensor, cone: Cone) -> tuple[Tensor, Tensor, Tensor]:
     y, derivative = project_dual(v, cone)
     error = residual(q, A, b, x, v, y)
-    for _ in range(steps):
-        step, _ = torch.linalg.solve_ex(jacobian(A, derivative), error.unsqueeze(-1))
-        dx, dv = step.squeeze(-1).split((x.shape[1], v.shape[1]), dim=-1)
-        new_y, new_derivative = project_dual(torch.nan_to_num(v - dv), cone)
-        new_error = residual(q, A, b, x - dx, v - dv, new_y)
-        better = (new_error.norm(dim=-1) < error.norm(dim=-1)).unsqueeze(-1)
-        x, v = torch.where(better, x - dx, x), torch.where(better, v - dv, v)
-        error = torch.where(better, new_error, error)
-        derivative = torch.where(better.unsqueeze(-1), new_derivative, derivative)
-    return x, v
+    return error, error.norm(dim=-1), derivative
+
+
+def _choose(mask: Tensor, yes: _Iterate, no: _Iterate) -> _Iterate:
+    pairs = zip(yes, no, strict=True)
+    return _Iterate(*(torch.where(mask.view(-1, *[1] * (one.dim() - 1)), one, other) for one, other in pairs))
 
 
 def adjoint(A: Tensor, v: Tensor, cone: Cone, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,12 +172,18 @@ def adjoint(A: Tensor, v: Tensor, cone: Cone, dx: Tensor, dy: Tensor) -> tuple[T
     """
     _, derivative = project_dual(v, cone)
     matrix = jacobian(A, derivative).mT
-    right = -torch.cat((dx, (derivative @ dy.unsqueeze(-1)).squeeze(-1)), dim=-1).unsqueeze(-1)
-    g, _ = torch.linalg.solve_ex(matrix, right)
-    off = (matrix @ g - right).norm(dim=-2) / right.norm(dim=-2).clamp_min(1e-300)
-    singular = ~(off < 1e-6).squeeze(-1) | (g.norm(dim=-2) > 1e10 * right.norm(dim=-2)).squeeze(-1)
+    right = -torch.cat((dx, (derivative @ dy.unsqueeze(-1)).squeeze(-1)), dim=-1)
+    first, second = _solve(matrix, right).split((A.shape[2], A.shape[1]), dim=-1)
+    return first, second
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solution of a system, that of least norm where it is singular, (batch, size)."""
+    right = right.unsqueeze(-1)
+    found, _ = torch.linalg.solve_ex(matrix, right)
+    off = (matrix @ found - right).norm(dim=-2) / right.norm(dim=-2).clamp_min(1e-300)
+    singular = ~(off < 1e-6).squeeze(-1) | (found.norm(dim=-2) > 1e10 * right.norm(dim=-2)).squeeze(-1)
     if singular.any():
         least = torch.linalg.pinv(matrix[singular], rtol=1e-10) @ right[singular]
-        g = g.index_put((singular.nonzero().squeeze(-1),), least)
-    first, second = g.squeeze(-1).split((A.shape[2], A.shape[1]), dim=-1)
-    return first, second
+        found = found.index_put((singular.nonzero().squeeze(-1),), least)
+    return found.squeeze(-1)
