@@ -15,11 +15,14 @@ R = TypeVar("R")
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     """`torch.compiler.disable`, which takes a second to import, once there is a compiler to be kept away."""
+    kept: list[Callable[P, R]] = []
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if "torch._dynamo" not in sys.modules:
             return function(*args, **kwargs)
-        return torch.compiler.disable(function)(*args, **kwargs)
+        if not kept:
+            kept.append(torch.compiler.disable(function))
+        return kept[0](*args, **kwargs)
 
     return call

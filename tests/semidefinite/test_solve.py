@@ -67,7 +67,7 @@ def test_optimality_conditions_hold(method):
     assert (found.error < 1e-13).all()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(30))
 def test_the_program_for_processors_equals_the_one_in_torch(seed):
     batch = learning(seed)
     ours, theirs = (method(batch, 1).solve(1e-10, 50) for method in (Processor, InTorch))
