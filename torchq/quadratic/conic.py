@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 _NEWTON_STEPS = 8
+_ROUNDING = 1e-14
+"""An error relative to the data that no step would lessen."""
 
 
 class Cone(NamedTuple):
@@ -124,14 +126,18 @@ def polish(
         steps: at most.
     """
     best = at = _Iterate(x, v, *_errors(q, A, b, x, v, cone))
-    missed = torch.zeros_like(best.size, dtype=torch.bool)
+    exact = _ROUNDING * (1 + b.norm(dim=-1) + q.norm(dim=-1))
+    done, missed = best.size <= exact, torch.zeros_like(best.size, dtype=torch.bool)
     for _ in range(steps):
-        step = _solve(jacobian(A, at.derivative), at.error)
-        dx, dv = step.split((x.shape[1], v.shape[1]), dim=-1)
+        if bool(done.all()):
+            break
+        dx, dv = _solve(jacobian(A, at.derivative), at.error).split((x.shape[1], v.shape[1]), dim=-1)
         new = _Iterate(at.x - dx, at.v - dv, *_errors(q, A, b, at.x - dx, at.v - dv, cone))
         helped = new.size < at.size
-        at, missed = _choose(helped | ~missed, new, at), ~helped
+        done = done | (~helped & missed)  # Two that do not help are the end.
+        at, missed = _choose(done, at, new), ~helped
         best = _choose(at.size < best.size, at, best)
+        done = done | (best.size <= exact)
     return best.x, best.v
 
 
