@@ -52,18 +52,18 @@ struct Instance {
   const double *c = nullptr, *A = nullptr, *b = nullptr;
   std::vector<Block> blocks;
   double size_b = 0, cost = 0;  // mean |b|; |c| and the largest mean of a column of |A|.
-  Numbers dual, turned, step, scratch, values, system, right;
+  Numbers dual, turned, entries, step, scratch, values, multipliers, system, right;  // Room for what follows.
 
   Instance(const Program &program, const Terms &terms)
       : program(program), terms(terms), n(program.num_variables), N(program.num_residuals), dual(n),
-        scratch(4 * terms.most_rows * terms.most_rows), values(terms.most_rows) {
+        scratch(terms.most_rows * terms.most_rows), values(terms.most_rows) {
     int64_t at = 0, pair = 0;
     for (int64_t j = 0; j < program.num_blocks; ++j) {
       const int64_t rows = program.rows[j], pairs = rows * (rows + 1) / 2;
       blocks.push_back({j, rows, at, pair, pairs, nullptr, nullptr});
       at += rows * rows, pair += pairs;
     }
-    turned.resize(pair);
+    turned.resize(pair), entries.resize(pair);
   }
 
   void load(int64_t instance) {
@@ -208,17 +208,15 @@ struct Instance {
 
   // Multipliers without what rounding left where they are known: +-1/N, and zero outside of the Y-vectors.
   void project(Candidate &at) {
-    Numbers &known = scratch_w;
-    known = at.w;
+    multipliers = at.w;
     for (int64_t i = 0; i < N; ++i) at.w[i] = (at.sides[i] > 0 ? 1.0 : -1.0) / N;
-    for (int64_t i : at.residuals) at.w[i] = known[i];
+    for (int64_t i : at.residuals) at.w[i] = multipliers[i];
     turn(at, at.Y);
     std::fill(at.Y.begin(), at.Y.end(), 0.0);
     for (size_t pair = 0; pair < turned.size(); ++pair)
       if (!at.on[pair]) turned[pair] = 0;
     for (const Block &block : blocks) add_from_pairs(at, block, turned.data() + block.pair, at.Y.data() + block.at);
   }
-  Numbers scratch_w;
 
   // Largest error of the optimality conditions relative to the data.
   double optimality(const Candidate &at) {
@@ -292,8 +290,8 @@ struct Instance {
     for (double &x : step) x = -x;
   }
 
-  // Entries of pairs from a solution (g, h) of the system: h of active ones, and what g does to mixed ones.
-  void pairs_from(const Candidate &at, const Numbers &solution, double sign, bool shifted, Numbers &entries) const {
+  // Pairs of a solution (g, h) of the system, into `entries`: h of active ones, and what g does to mixed ones.
+  void pairs_from(const Candidate &at, const Numbers &solution, double sign, bool shifted) {
     int64_t place = n + int64_t(at.residuals.size());
     for (size_t pair = 0; pair < entries.size(); ++pair) {
       entries[pair] = at.on[pair] ? sign * solution[place++] : 0;
@@ -308,15 +306,12 @@ struct Instance {
     for (int64_t k = 0; k < n; ++k) to.z[k] += share * step[k];
     for (size_t i = 0; i < from.residuals.size(); ++i) to.w[from.residuals[i]] += share * step[n + i];
     turn(from, from.X);
-    Numbers &entries = scratch_pairs;
-    entries.resize(turned.size());
-    pairs_from(from, step, -share, true, entries);
+    pairs_from(from, step, -share, true);
     for (const Block &block : blocks) add_from_pairs(from, block, entries.data() + block.pair, to.Y.data() + block.at);
     find_active(to);
     project(to);
     to.error = optimality(to);
   }
-  Numbers scratch_pairs;
 
   // Newton steps, halved until they help. Where none does, what is active may be wrong, which a whole step finds out.
   void polish(Candidate &best, int64_t steps) {
@@ -387,9 +382,7 @@ struct Instance {
       std::fill_n(of_b + instance * N, N, 0.0);
       for (size_t i = 0; i < at.residuals.size(); ++i) of_b[instance * N + at.residuals[i]] = g[n + i];
     }
-    Numbers &entries = scratch_pairs;
-    entries.resize(turned.size());
-    pairs_from(at, step, -1, false, entries);
+    pairs_from(at, step, -1, false);
     for (const Block &block : blocks) {
       double *asked_C = of_parts[BLOCKS + 2 * block.number], *of_L = of_parts[BLOCKS + 2 * block.number + 1];
       const int64_t square = block.rows * block.rows;
