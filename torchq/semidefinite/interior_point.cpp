@@ -57,6 +57,7 @@ template <bool TOGETHER> struct Solver {
   Pack *tile, *dual, *primal, *matrix, *factor, *right, *rest, *weighted;
   Pack *inverse, *half_X, *half_Y, *wanted, *scratch, *scratch2;
   Pack norm_dual, norm_b, size_b, gap_of_residuals;
+  Pack *block_scale;  // What each block is multiplied by.
   Mask valid_last;  // Of the last pack, if residuals are dealt to lanes.
 
   static int64_t count_packs(int64_t N) { return TOGETHER ? (N + LANES - 1) / LANES : N; }
@@ -79,6 +80,7 @@ template <bool TOGETHER> struct Solver {
     for (Pack **each : {&step_plus, &step_minus, &step_w}) *each = from.take(packs);
     for (Pack **each : {&u, &weight, &by_upper, &by_lower}) *each = from.take(packs);
     for (Pack **each : {&dual, &right, &rest, &weighted}) *each = from.take(n);
+    block_scale = from.take(program.num_blocks);
     for (Pack **each : {&matrix, &factor}) *each = from.take(n * n);
     for (Pack **each : {&primal, &inverse, &half_X, &half_Y, &wanted}) *each = from.take(area);
     for (Pack **each : {&scratch, &scratch2}) *each = from.take(terms.most_rows * terms.most_rows);
@@ -91,6 +93,16 @@ template <bool TOGETHER> struct Solver {
   template <class F> void each_block(F act) const {
     for (int64_t j = 0, at = 0; j < program.num_blocks; at += program.rows[j] * program.rows[j], ++j)
       act(at, program.rows[j], terms.begins.data() + j * (n + 1));
+  }
+
+  // A power of two that brings the largest entry of L to about one, or that of C where L is zero.
+  double scale_of(const double *L, const double *C, int64_t square) const {
+    double most = 0;
+    for (int64_t i = 0; i < n * square; ++i) most = std::max(most, std::abs(L[i]));
+    for (int64_t i = 0; most == 0 && i < square; ++i) most = std::max(most, std::abs(C[i]));
+    int exponent = 0;
+    if (most > 0 && std::isfinite(most)) std::frexp(most / std::sqrt(2.0), &exponent);
+    return std::ldexp(1.0, -std::clamp(exponent, -500, 500));
   }
 
   void load(int64_t first, int64_t count) {
@@ -116,10 +128,12 @@ template <bool TOGETHER> struct Solver {
         const int64_t rows = program.rows[j];
         const double *its_C = part_of(program, BLOCKS + 2 * j, instance);
         const double *its_L = part_of(program, BLOCKS + 2 * j + 1, instance);
-        for (int64_t i = 0; i < rows * rows; ++i) C[at + i][lane] = its_C[i];
+        const double scale = scale_of(its_L, its_C, rows * rows);
+        block_scale[j][lane] = scale;
+        for (int64_t i = 0; i < rows * rows; ++i) C[at + i][lane] = scale * its_C[i];
         for (int64_t e = terms.begins[j * (n + 1)]; e < terms.begins[j * (n + 1) + n]; ++e) {
           const auto [k, r, s] = terms.entries[e];
-          entries[e][lane] = its_L[(k * rows + r) * rows + s];
+          entries[e][lane] = scale * its_L[(k * rows + r) * rows + s];
         }
       }
     }
@@ -350,9 +364,9 @@ template <bool TOGETHER> struct Solver {
     if (any(first)) {
       std::copy_n(factor, n * n, spared());
       copy_lower(1e-10, 1e-16 * biggest);
-      const Mask second = cholesky(factor, n);
+      cholesky(factor, n, 1e-16 * biggest, 1e100);  // What rounding has left of a pivot leaves its variable where it is.
       for (int64_t i = 0; i < n * n; ++i) factor[i] = select(first, factor[i], spare[i]);
-      failed |= first & second;
+      failed |= first & ~(biggest < INFINITY);
     }
     return failed;
   }
@@ -541,7 +555,7 @@ template <bool TOGETHER> struct Solver {
       const Pack mu = gap / cones;
       const Reach predicted = direction<false>(Pack{});
       const Pack whole = splat(1), to_p = smaller(predicted.primal, whole), to_d = smaller(predicted.dual, whole);
-      const Pack ratio = gap_after(predicted, to_p, to_d) / gap;
+      const Pack ratio = larger(gap_after(predicted, to_p, to_d) / gap, Pack{});  // Rounding may take it below zero.
       const Pack centring = smaller(splat(1), larger(splat(1e-8), ratio * root(ratio)));
       const Reach corrected = direction<true>(centring * mu);
       const Pack share = smaller(splat(0.995), larger(splat(0.9), 1 - 0.1 * ratio));
@@ -572,10 +586,11 @@ template <bool TOGETHER> struct Solver {
         const int64_t i = TOGETHER ? row / LANES : row, at = TOGETHER ? row % LANES : lane;
         task.w[instance * N + row] = scale * best_w[i][at];
       }
-      for (int64_t i = 0; i < area; ++i) {
-        task.X[instance * area + i] = best.X[i][lane];
-        task.Y[instance * area + i] = scale * best.Y[i][lane];
-      }
+      for (int64_t j = 0, at = 0; j < program.num_blocks; at += program.rows[j] * program.rows[j], ++j)
+        for (int64_t i = at; i < at + program.rows[j] * program.rows[j]; ++i) {
+          task.X[instance * area + i] = best.X[i][lane] / block_scale[j][lane];
+          task.Y[instance * area + i] = scale * block_scale[j][lane] * best.Y[i][lane];
+        }
       task.merit[instance] = least[lane];
       task.taken[instance] = int64_t(taken[lane]);
     }
@@ -588,6 +603,7 @@ extern "C" void solve(const Task *task) {
   const int64_t batch = task->program.batch, whole = batch / LANES, left = batch % LANES;
   const bool lanes = left >= LANES / 2 || (left && !task->alone);  // Fewer are quicker one after the other.
   const int64_t chunks = whole + lanes, singles = lanes ? 0 : left;
+  if (!batch) return;
   const Terms terms(task->program);
 #pragma omp parallel num_threads(int(task->program.threads)) if (chunks + singles > 1)
   {

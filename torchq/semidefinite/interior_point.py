@@ -61,7 +61,8 @@ def iterate(program: Program, point: Iterate, error: Errors) -> tuple[Iterate, T
     mu = error.gap / count
     predicted = direction(program, point, error, factors, torch.zeros_like(mu), None)
     primal, dual = (length.clamp_max(1.0) for length in lengths(point, predicted, factors))
-    ratio = complementarity(move(point, predicted, primal, dual)) / error.gap
+    # Rounding may take it below zero.
+    ratio = (complementarity(move(point, predicted, primal, dual)) / error.gap).clamp_min(0.0)
     centring = (ratio**1.5).clamp(1e-8, 1.0)
     step = direction(program, point, error, factors, centring * mu, predicted)
     primal, dual = lengths(point, step, factors)
@@ -95,9 +96,11 @@ def solve(program: Program, batch: int, tolerance: float, iterations: int) -> Po
         iterations: always taken.
     """
     count = max(1, program.num_residuals)
+    scales = [_scale(block) for block in program.blocks]
     program = Program(
         count * program.c.expand(batch, -1), program.A.expand(batch, -1, -1), program.b.expand(batch, -1),
-        tuple(Block(block.C.expand(batch, -1, -1), block.L) for block in program.blocks),
+        tuple(Block((scale * C).expand(batch, -1, -1), (scale.unsqueeze(-1) if scale.dim() else scale) * L)
+              for (C, L), scale in zip(program.blocks, scales, strict=True)),
     )  # fmt: skip
     at = start(program)
     error = errors(program, at)
@@ -117,7 +120,17 @@ def solve(program: Program, batch: int, tolerance: float, iterations: int) -> Po
         stands = stands | (least <= 1) | (torch.stack(sizes).amax(0) > _FAR)
     best = choose(least > POOR, at, best)  # The last point may prove that there is no solution.
     w = (best.lower - best.upper) / (2 * count)
-    return Point(best.z, w, best.X, tuple(Y / count for Y in best.Y), least, taken)
+    X = tuple(X / scale for X, scale in zip(best.X, scales, strict=True))
+    Y = tuple(scale * Y / count for Y, scale in zip(best.Y, scales, strict=True))
+    return Point(best.z, w, X, Y, least, taken)
+
+
+def _scale(block: Block) -> Tensor:
+    """A power of two that brings the largest entry of L to about one, (batch, 1, 1) or () where all share L."""
+    most = block.L.abs().amax((-3, -2, -1)) / 2**0.5
+    most = torch.where((most > 0) & torch.isfinite(most), most, 1.0)
+    scale = torch.ldexp(torch.ones_like(most), -torch.frexp(most).exponent)
+    return scale.view(-1, 1, 1) if scale.dim() else scale
 
 
 def choose(mask: Tensor, yes: Iterate, no: Iterate) -> Iterate:

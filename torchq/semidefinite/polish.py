@@ -15,6 +15,8 @@ _ROUNDING = 1e-14
 """An error of the optimality conditions, relative to the data, that no step would lessen."""
 _KINK = 1e-7
 """An error of what is not differentiable."""
+_FAR = 1e-3
+"""Of a solution's size: what moves further is another of many solutions."""
 STEPS = 8
 
 
@@ -47,6 +49,8 @@ def polish(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], steps:
         step, new, helped, whole = _newton(program, at), at, done, at
         for halving in range(_HALVINGS):
             tried = _moved(program, at, step, 0.5**halving)
+            near = (tried.z - z).abs().amax(-1) <= _FAR * z.abs().amax(-1) + 1e-300
+            tried = tried._replace(error=torch.where(near, tried.error, torch.inf))
             whole = whole if halving else tried
             better = ~helped & (tried.error < at.error)
             new, helped = _choose(better, tried, new), helped | better

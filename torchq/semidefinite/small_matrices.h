@@ -4,15 +4,16 @@
 
 #include "lanes.h"
 
-// Lower Cholesky factor in place; 1 where a pivot is not positive. Says in which lanes one was not.
-static Mask cholesky(Pack *matrix, int64_t size) {
+// Lower Cholesky factor in place. Says in which lanes a pivot was not above `least`, and takes the square of `instead`
+// for it: 1, or a number so large that a solution is zero there.
+static Mask cholesky(Pack *matrix, int64_t size, Pack least = Pack{}, double instead = 1) {
   Mask failed = {};
   for (int64_t j = 0; j < size; ++j) {
     Pack *row = matrix + j * size, pivot = row[j];
     for (int64_t k = 0; k < j; ++k) pivot -= row[k] * row[k];
-    const Mask good = pivot > 0 & pivot < 1e300;
+    const Mask good = pivot > least & pivot < 1e300;
     failed |= ~good;
-    row[j] = root(select(good, pivot, splat(1)));
+    row[j] = root(select(good, pivot, splat(instead * instead)));
     const Pack inverse = 1 / row[j];
     for (int64_t i = j + 1; i < size; ++i) {
       Pack *other = matrix + i * size, sum = other[j];

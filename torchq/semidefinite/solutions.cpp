@@ -26,7 +26,7 @@ extern "C" struct Gradients {
 namespace {
 
 constexpr int HALVINGS = 6;
-constexpr double ROUNDING = 1e-14, KINK = 1e-7, FLOOR = 1e-4, TINY = 1e-300, SINGULAR = 1e-9;
+constexpr double ROUNDING = 1e-14, KINK = 1e-7, FAR = 1e-3, FLOOR = 1e-4, TINY = 1e-300, SINGULAR = 1e-9;
 const double DIAGONAL = std::sqrt(2.0);  // A pair (i, j) of a symmetric matrix counts once, times this.
 
 // A solution, and what is active in it.
@@ -52,7 +52,7 @@ struct Instance {
   const double *c = nullptr, *A = nullptr, *b = nullptr;
   std::vector<Block> blocks;
   double size_b = 0, cost = 0;  // mean |b|; |c| and the largest mean of a column of |A|.
-  Numbers dual, turned, entries, step, scratch, values, multipliers, system, right;  // Room for what follows.
+  Numbers given, dual, turned, entries, step, scratch, values, multipliers, system, right;  // Room for what follows.
 
   Instance(const Program &program, const Terms &terms)
       : program(program), terms(terms), n(program.num_variables), N(program.num_residuals), dual(n),
@@ -240,7 +240,10 @@ struct Instance {
     }
     balance(at);
     worst = std::max(worst, largest(dual.data(), n) / (cost + TINY));
-    const bool good = all_finite(dual.data(), n) && all_finite(at.z.data(), n) && std::isfinite(worst);
+    double moved = 0;
+    for (int64_t k = 0; k < n; ++k) moved = std::max(moved, std::abs(at.z[k] - given[k]));
+    const bool near = moved <= FAR * largest(given.data(), n) + TINY;  // Or it is another of many solutions.
+    const bool good = near && all_finite(dual.data(), n) && all_finite(at.z.data(), n) && std::isfinite(worst);
     return good ? worst : INFINITY;
   }
 
@@ -315,6 +318,7 @@ struct Instance {
 
   // Newton steps, halved until they help. Where none does, what is active may be wrong, which a whole step finds out.
   void polish(Candidate &best, int64_t steps) {
+    given = best.z;
     find_active(best);
     project(best);
     best.error = optimality(best);
@@ -399,6 +403,7 @@ struct Instance {
 };
 
 template <class F> void each_instance(const Program &program, F act) {
+  if (!program.batch) return;
   const Terms terms(program);
 #pragma omp parallel num_threads(int(program.threads)) if (program.batch > 1)
   {
@@ -417,6 +422,7 @@ template <class F> void each_instance(const Program &program, F act) {
 extern "C" int64_t look(const Program *program, int64_t *finite) {
   std::fill_n(finite, program->batch, int64_t(1));
   int64_t first = -1;
+  if (!program->batch) return first;
   const int64_t n = program->num_variables, N = program->num_residuals;
   for (int64_t part = 0; part < BLOCKS + 2 * program->num_blocks; ++part) {
     const int64_t d = part < BLOCKS ? 0 : program->rows[(part - BLOCKS) / 2];

@@ -19,6 +19,8 @@ from torchq.uncompiled import uncompiled
 
 TOLERANCE = 1e-10
 ITERATIONS = 50
+EXACT = 1e-9
+"""An error of the optimality conditions, relative to the data, with which a polished instance is solved."""
 
 Report = Callable[[Tensor, Tensor], None]
 
@@ -54,6 +56,10 @@ def solve(
     Raises:
         ValueError: if shapes, types or devices do not fit each other, or a matrix is not symmetric.
     """
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance: expected a number between 0 and 1, got {tolerance}")
+    if not isinstance(iterations, int) or iterations < 1:
+        raise ValueError(f"iterations: expected a positive integer, got {iterations}")
     batch = _check(program)
     parts = program.parts()
     owned = [1, 2, 1, *[2, 3] * len(program.blocks)]
@@ -105,8 +111,11 @@ def _solved(settings: _Settings, *tensors: Tensor) -> tuple[Tensor, ...]:
     point = method.solve(settings.tolerance, settings.iterations, alone=settings.alone)
     status = judge(program, point, finite)
     z, w, Y, error = point.z, point.w, point.Y, torch.full_like(point.merit, torch.nan)
-    if settings.polish:
-        z, w, Y, error = method.polish(z, w, Y, status <= Status.INACCURATE)
+    inaccurate = status == Status.INACCURATE
+    # On a GPU asking whether any is would wait for it.
+    if settings.polish or (z.device.type == "cpu" and inaccurate.any()):
+        z, w, Y, error = method.polish(z, w, Y, status <= Status.INACCURATE if settings.polish else inaccurate)
+        status = torch.where(inaccurate & (error < EXACT), int(Status.SOLVED), status)
     if settings.report is not None:
         settings.report(status, error)
     cost, gap, primal, dual = method.describe(z, w, Y)

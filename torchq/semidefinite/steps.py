@@ -103,7 +103,7 @@ def factorise(program: Program, point: Iterate) -> Factors:
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     cholesky, failed = _cholesky(matrix + torch.diag_embed(1e-15 * diagonal + TINY))
     most = diagonal.amax(-1, keepdim=True)
-    stiffer, still = _cholesky(matrix + torch.diag_embed(1e-10 * diagonal + 1e-16 * most))
+    stiffer, still = _cholesky(matrix + torch.diag_embed(1e-10 * diagonal + 1e-14 * most))
     cholesky = torch.where(failed[:, None, None], stiffer, cholesky)
     broken = broken | (failed & still)
     return Factors(weight, matrix, cholesky, tuple(of_X), tuple(inverses), tuple(of_Y), broken)
