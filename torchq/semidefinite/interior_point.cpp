@@ -24,6 +24,12 @@ namespace {
 constexpr int64_t TILE = 32;  // Residuals.
 constexpr double TINY = 1e-300, POOR = 1e6, FAR = 1e13;
 
+double largest_entry(const double *x, int64_t count) {
+  double most = 0;
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::abs(x[i]));
+  return most;
+}
+
 struct Arena {  // Memory of one thread, handed out from the beginning to the end; without any it counts.
   std::unique_ptr<char[]> memory;
   Pack *begin = nullptr;
@@ -57,7 +63,7 @@ template <bool TOGETHER> struct Solver {
   Pack *tile, *dual, *primal, *matrix, *factor, *right, *rest, *weighted;
   Pack *inverse, *half_X, *half_Y, *wanted, *scratch, *scratch2;
   Pack norm_dual, norm_b, size_b, gap_of_residuals;
-  Pack *block_scale;  // What each block is multiplied by.
+  Pack *block_scale, *variable_scale;  // What each is multiplied by.
   Mask valid_last;  // Of the last pack, if residuals are dealt to lanes.
 
   static int64_t count_packs(int64_t N) { return TOGETHER ? (N + LANES - 1) / LANES : N; }
@@ -80,7 +86,7 @@ template <bool TOGETHER> struct Solver {
     for (Pack **each : {&step_plus, &step_minus, &step_w}) *each = from.take(packs);
     for (Pack **each : {&u, &weight, &by_upper, &by_lower}) *each = from.take(packs);
     for (Pack **each : {&dual, &right, &rest, &weighted}) *each = from.take(n);
-    block_scale = from.take(program.num_blocks);
+    block_scale = from.take(program.num_blocks), variable_scale = from.take(n);
     for (Pack **each : {&matrix, &factor}) *each = from.take(n * n);
     for (Pack **each : {&primal, &inverse, &half_X, &half_Y, &wanted}) *each = from.take(area);
     for (Pack **each : {&scratch, &scratch2}) *each = from.take(terms.most_rows * terms.most_rows);
@@ -95,13 +101,10 @@ template <bool TOGETHER> struct Solver {
       act(at, program.rows[j], terms.begins.data() + j * (n + 1));
   }
 
-  // A power of two that brings the largest entry of L to about one, or that of C where L is zero.
-  double scale_of(const double *L, const double *C, int64_t square) const {
-    double most = 0;
-    for (int64_t i = 0; i < n * square; ++i) most = std::max(most, std::abs(L[i]));
-    for (int64_t i = 0; most == 0 && i < square; ++i) most = std::max(most, std::abs(C[i]));
+  // A power of two that brings a number to about one.
+  static double scale_of(double size) {
     int exponent = 0;
-    if (most > 0 && std::isfinite(most)) std::frexp(most / std::sqrt(2.0), &exponent);
+    if (size > 0 && std::isfinite(size)) std::frexp(size / std::sqrt(2.0), &exponent);
     return std::ldexp(1.0, -std::clamp(exponent, -500, 500));
   }
 
@@ -128,7 +131,7 @@ template <bool TOGETHER> struct Solver {
         const int64_t rows = program.rows[j];
         const double *its_C = part_of(program, BLOCKS + 2 * j, instance);
         const double *its_L = part_of(program, BLOCKS + 2 * j + 1, instance);
-        const double scale = scale_of(its_L, its_C, rows * rows);
+        const double scale = scale_of(largest_entry(its_L, n * rows * rows));
         block_scale[j][lane] = scale;
         for (int64_t i = 0; i < rows * rows; ++i) C[at + i][lane] = scale * its_C[i];
         for (int64_t e = terms.begins[j * (n + 1)]; e < terms.begins[j * (n + 1) + n]; ++e) {
@@ -136,6 +139,26 @@ template <bool TOGETHER> struct Solver {
           entries[e][lane] = scale * its_L[(k * rows + r) * rows + s];
         }
       }
+    }
+    scale_variables();
+  }
+
+  // Blocks are scaled by the largest entry of L, then variables by that of their column in A and all L.
+  void scale_variables() {
+    for (int64_t k = 0; k < n; ++k) {
+      Pack size = {};
+      for (int64_t i = 0; i < packs; ++i) size = larger(size, magnitude(A[k * packs + i]));
+      size = most(size);
+      const auto each_entry = [&](auto act) {
+        each_block([&](int64_t, int64_t, const int64_t *begins) {
+          for (int64_t e = begins[k]; e < begins[k + 1]; ++e) act(entries[e]);
+        });
+      };
+      each_entry([&](Pack &entry) { size = larger(size, magnitude(entry)); });
+      for (int lane = 0; lane < LANES; ++lane) variable_scale[k][lane] = scale_of(size[lane]);
+      c[k] *= variable_scale[k];
+      for (int64_t i = 0; i < packs; ++i) A[k * packs + i] *= variable_scale[k];
+      each_entry([&](Pack &entry) { entry *= variable_scale[k]; });
     }
   }
 
@@ -581,7 +604,7 @@ template <bool TOGETHER> struct Solver {
     const double scale = 1.0 / std::max<int64_t>(1, N);
     for (int lane = 0; lane < (TOGETHER ? 1 : count); ++lane) {
       const int64_t instance = first + lane;
-      for (int64_t k = 0; k < n; ++k) task.z[instance * n + k] = best.z[k][lane];
+      for (int64_t k = 0; k < n; ++k) task.z[instance * n + k] = best.z[k][lane] * variable_scale[k][lane];
       for (int64_t row = 0; row < N; ++row) {
         const int64_t i = TOGETHER ? row / LANES : row, at = TOGETHER ? row % LANES : lane;
         task.w[instance * N + row] = scale * best_w[i][at];

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from torchq.semidefinite.program import Block, Point, Program
 from torchq.semidefinite.quality import POOR
+from torchq.semidefinite.scaling import scaled
 from torchq.semidefinite.steps import (
     TINY,
     Errors,
@@ -96,12 +97,9 @@ def solve(program: Program, batch: int, tolerance: float, iterations: int) -> Po
         iterations: always taken.
     """
     count = max(1, program.num_residuals)
-    scales = [_scale(block) for block in program.blocks]
-    program = Program(
-        count * program.c.expand(batch, -1), program.A.expand(batch, -1, -1), program.b.expand(batch, -1),
-        tuple(Block((scale * C).expand(batch, -1, -1), (scale.unsqueeze(-1) if scale.dim() else scale) * L)
-              for (C, L), scale in zip(program.blocks, scales, strict=True)),
-    )  # fmt: skip
+    (c, A, b, blocks), of_blocks, of_variables = scaled(program)
+    blocks = tuple(Block(C.expand(batch, -1, -1), L) for C, L in blocks)
+    program = Program(count * c.expand(batch, -1), A.expand(batch, -1, -1), b.expand(batch, -1), blocks)
     at = start(program)
     error = errors(program, at)
     best, least = at, merit(program, at, error, tolerance)
@@ -120,17 +118,9 @@ def solve(program: Program, batch: int, tolerance: float, iterations: int) -> Po
         stands = stands | (least <= 1) | (torch.stack(sizes).amax(0) > _FAR)
     best = choose(least > POOR, at, best)  # The last point may prove that there is no solution.
     w = (best.lower - best.upper) / (2 * count)
-    X = tuple(X / scale for X, scale in zip(best.X, scales, strict=True))
-    Y = tuple(scale * Y / count for Y, scale in zip(best.Y, scales, strict=True))
-    return Point(best.z, w, X, Y, least, taken)
-
-
-def _scale(block: Block) -> Tensor:
-    """A power of two that brings the largest entry of L to about one, (batch, 1, 1) or () where all share L."""
-    most = block.L.abs().amax((-3, -2, -1)) / 2**0.5
-    most = torch.where((most > 0) & torch.isfinite(most), most, 1.0)
-    scale = torch.ldexp(torch.ones_like(most), -torch.frexp(most).exponent)
-    return scale.view(-1, 1, 1) if scale.dim() else scale
+    X = tuple(X / scale for X, scale in zip(best.X, of_blocks, strict=True))
+    Y = tuple(scale * Y / count for Y, scale in zip(best.Y, of_blocks, strict=True))
+    return Point(of_variables * best.z, w, X, Y, least, taken)
 
 
 def choose(mask: Tensor, yes: Iterate, no: Iterate) -> Iterate:

@@ -1,0 +1,47 @@
+"""Programs scaled by powers of two, blocks by the largest entry of L and variables by that of their columns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchq.semidefinite.program import Block, Program
+
+
+class Scaled(NamedTuple):
+    """A program and what it was multiplied by."""
+
+    program: Program
+    blocks: tuple[Tensor, ...]
+    """(batch, 1, 1) each, or (1, 1) where all instances share L."""
+    variables: Tensor
+    """(batch, n) or (n,): z of the program itself is this times that of the scaled one."""
+
+
+def scaled(program: Program) -> Scaled:
+    """A program of numbers about one, so that a start suits it."""
+    c, A, b, blocks = program
+    of_blocks = tuple(_power_of_two(block.L.abs().amax((-3, -2, -1)))[..., None, None] for block in blocks)
+    blocks = tuple(Block(s * C, s.unsqueeze(-3) * L) for (C, L), s in zip(blocks, of_blocks, strict=True))
+    columns = [L.abs().amax((-2, -1)) for _, L in blocks]  # (batch, n) or (n,) each
+    if A.shape[-2] and (A.dim() == 2 or any(column.dim() == 2 for column in columns)):
+        columns.append(A.abs().amax(-2))
+    of_variables = _power_of_two(_largest(columns)) if columns else torch.ones_like(c[..., :1])
+    of_terms = of_variables[..., None, None]
+    blocks = tuple(Block(C, of_terms * L) for C, L in blocks)
+    return Scaled(Program(of_variables * c, of_variables.unsqueeze(-2) * A, b, blocks), of_blocks, of_variables)
+
+
+def _largest(parts: list[Tensor]) -> Tensor:
+    found = parts[0]
+    for part in parts[1:]:
+        found = torch.maximum(found, part)
+    return found
+
+
+def _power_of_two(size: Tensor) -> Tensor:
+    """What brings a size to about one; 1 where it is zero or not finite."""
+    size = torch.where((size > 0) & torch.isfinite(size), size, 2**0.5) / 2**0.5
+    return torch.ldexp(torch.ones_like(size), -torch.frexp(size).exponent)
