@@ -66,8 +66,8 @@ def active(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...]) -> Act
     n, N = z.shape[-1], program.num_residuals
     score, index = (1 - sides(program, z, w).abs()).topk(min(n, N), dim=-1)
     X = [values(block, z) for block in program.blocks]
-    of_X, of_Y = _scales(program, z, X, Y)
-    faces = tuple(_face(block, x, y, of_X, of_Y) for block, x, y in zip(program.blocks, X, Y, strict=True))
+    sizes = _scales(program, z, X, Y)
+    faces = tuple(_face(block, x, y, *size) for block, x, y, size in zip(program.blocks, X, Y, sizes, strict=True))
     return Active(index, score > 0, faces, _matrix(program, index, score > 0, faces, n))
 
 
@@ -87,21 +87,24 @@ def sides(program: Program, z: Tensor, w: Tensor) -> Tensor:
 _FLOOR = 1e-4
 
 
-def _scales(program: Program, z: Tensor, X: Sequence[Tensor], Y: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Sizes of slacks and of multipliers, (batch,): their largest entries, or so much of what the data suggest.
+def _scales(program: Program, z: Tensor, X: Sequence[Tensor], Y: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Sizes of slacks and of multipliers of each block, (batch,): their largest entries, or part of what data suggest.
 
-    Where no inequality is active, all multipliers are rounding errors.
+    Those of blocks whose matrices L are the same but for a factor; where no inequality is active, all multipliers are
+    rounding errors.
     """
     cost = program.c.abs().amax(-1) + (program.A.abs().mean(-2).amax(-1) if program.num_residuals else 0.0)
-    of_X, of_Y = torch.full_like(z[:, 0], 1e-300), torch.full_like(z[:, 0], 1e-300)
+    of_X, of_Y, terms = torch.full_like(z[:, 0], 1e-300), torch.full_like(z[:, 0], 1e-300), []
     for block, slack, multiplier in zip(program.blocks, X, Y, strict=True):
         term = block.L.abs().amax((-3, -2, -1))
+        term = torch.where(term > 0, term, 1.0)
         constant = block.C.abs().amax((-2, -1))
-        of_X = torch.maximum(of_X, slack.abs().amax((-2, -1)))
-        of_X = torch.maximum(of_X, _FLOOR * (constant + term * z.abs().amax(-1)))
-        of_Y = torch.maximum(of_Y, multiplier.abs().amax((-2, -1)))
-        of_Y = torch.maximum(of_Y, _FLOOR * cost / term.clamp_min(1e-300))
-    return of_X, of_Y
+        of_X = torch.maximum(of_X, slack.abs().amax((-2, -1)) / term)
+        of_X = torch.maximum(of_X, _FLOOR * (constant / term + z.abs().amax(-1)))
+        of_Y = torch.maximum(of_Y, multiplier.abs().amax((-2, -1)) * term)
+        terms.append(term)
+    of_Y = torch.maximum(of_Y, _FLOOR * cost)
+    return [(term * of_X, of_Y / term) for term in terms]
 
 
 def _face(block: Block, X: Tensor, Y: Tensor, of_X: Tensor, of_Y: Tensor) -> Face:

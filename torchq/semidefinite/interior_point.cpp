@@ -62,7 +62,7 @@ template <bool TOGETHER> struct Solver {
   Pack *u, *weight, *by_upper, *by_lower;       // Az - b; reciprocals, for dividing takes long.
   Pack *tile, *dual, *primal, *matrix, *factor, *right, *rest, *weighted;
   Pack *inverse, *half_X, *half_Y, *wanted, *scratch, *scratch2;
-  Pack norm_dual, norm_b, size_b, gap_of_residuals;
+  Pack norm_dual, norm_b, size_b, gap_of_residuals, cost_scale;
   Pack *block_scale, *variable_scale;  // What each is multiplied by.
   Mask valid_last;  // Of the last pack, if residuals are dealt to lanes.
 
@@ -143,8 +143,10 @@ template <bool TOGETHER> struct Solver {
     scale_variables();
   }
 
-  // Blocks are scaled by the largest entry of L, then variables by that of their column in A and all L.
+  // Blocks are scaled by the largest entry of L, then variables by that of their column in A and all L, and costs, where
+  // there are no residuals beside them.
   void scale_variables() {
+    Pack dearest = {};
     for (int64_t k = 0; k < n; ++k) {
       Pack size = {};
       for (int64_t i = 0; i < packs; ++i) size = larger(size, magnitude(A[k * packs + i]));
@@ -157,9 +159,12 @@ template <bool TOGETHER> struct Solver {
       each_entry([&](Pack &entry) { size = larger(size, magnitude(entry)); });
       for (int lane = 0; lane < LANES; ++lane) variable_scale[k][lane] = scale_of(size[lane]);
       c[k] *= variable_scale[k];
+      dearest = larger(dearest, magnitude(c[k]));
       for (int64_t i = 0; i < packs; ++i) A[k * packs + i] *= variable_scale[k];
       each_entry([&](Pack &entry) { entry *= variable_scale[k]; });
     }
+    for (int lane = 0; lane < LANES; ++lane) cost_scale[lane] = N ? 1 : scale_of(dearest[lane]);
+    for (int64_t k = 0; k < n; ++k) c[k] *= cost_scale;
   }
 
   // Az of some residuals into `out`, four columns at a time.
@@ -382,11 +387,11 @@ template <bool TOGETHER> struct Solver {
     });
     Pack biggest = {};
     for (int64_t k = 0; k < n; ++k) biggest = larger(biggest, matrix[k * n + k]);
-    copy_lower(1e-15, Pack{} + TINY);
+    copy_lower(1e-15, Pack{} + TINY, biggest);
     const Mask first = cholesky(factor, n);
     if (any(first)) {
       std::copy_n(factor, n * n, spared());
-      copy_lower(1e-10, 1e-16 * biggest);
+      copy_lower(1e-10, 1e-16 * biggest, biggest);
       cholesky(factor, n, 1e-16 * biggest, 1e100);  // What rounding has left of a pivot leaves its variable where it is.
       for (int64_t i = 0; i < n * n; ++i) factor[i] = select(first, factor[i], spare[i]);
       failed |= first & ~(biggest < INFINITY);
@@ -400,10 +405,12 @@ template <bool TOGETHER> struct Solver {
     return spare.get();
   }
 
-  void copy_lower(double relative, Pack absolute) {
+  void copy_lower(double relative, Pack absolute, Pack biggest) {
     for (int64_t k = 0; k < n; ++k) {
       std::copy_n(matrix + k * n, k + 1, factor + k * n);
-      factor[k * n + k] += relative * factor[k * n + k] + absolute;
+      Pack &pivot = factor[k * n + k];
+      // A variable that nothing holds goes far, but not beyond all numbers.
+      pivot = select(pivot > 1e-30 * biggest, pivot + relative * pivot + absolute, 1e-16 * larger(biggest, splat(1)));
     }
   }
 
@@ -612,7 +619,7 @@ template <bool TOGETHER> struct Solver {
       for (int64_t j = 0, at = 0; j < program.num_blocks; at += program.rows[j] * program.rows[j], ++j)
         for (int64_t i = at; i < at + program.rows[j] * program.rows[j]; ++i) {
           task.X[instance * area + i] = best.X[i][lane] / block_scale[j][lane];
-          task.Y[instance * area + i] = scale * block_scale[j][lane] * best.Y[i][lane];
+          task.Y[instance * area + i] = scale * block_scale[j][lane] * best.Y[i][lane] / cost_scale[lane];
         }
       task.merit[instance] = least[lane];
       task.taken[instance] = int64_t(taken[lane]);

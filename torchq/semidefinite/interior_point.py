@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from torchq.semidefinite.program import Block, Point, Program
-from torchq.semidefinite.quality import POOR
+from torchq.semidefinite.quality import FAR, POOR
 from torchq.semidefinite.scaling import scaled
 from torchq.semidefinite.steps import (
     TINY,
@@ -32,9 +32,6 @@ from torchq.semidefinite.steps import (
     move,
     product,
 )
-
-_FAR = 1e13
-"""A size of z or Y at which a point runs away, along what proves that there is no solution."""
 
 
 def start(program: Program) -> Iterate:
@@ -97,7 +94,7 @@ def solve(program: Program, batch: int, tolerance: float, iterations: int) -> Po
         iterations: always taken.
     """
     count = max(1, program.num_residuals)
-    (c, A, b, blocks), of_blocks, of_variables = scaled(program)
+    (c, A, b, blocks), of_blocks, of_variables, of_cost = scaled(program)
     blocks = tuple(Block(C.expand(batch, -1, -1), L) for C, L in blocks)
     program = Program(count * c.expand(batch, -1), A.expand(batch, -1, -1), b.expand(batch, -1), blocks)
     at = start(program)
@@ -115,11 +112,11 @@ def solve(program: Program, batch: int, tolerance: float, iterations: int) -> Po
         best, least = choose(better, at, best), torch.where(better, now, least)
         taken = taken + (~stands).long()
         sizes = [at.z.abs().amax(-1), *(Y.abs().amax((-2, -1)) for Y in at.Y)]
-        stands = stands | (least <= 1) | (torch.stack(sizes).amax(0) > _FAR)
+        stands = stands | (least <= 1) | (torch.stack(sizes).amax(0) > FAR)
     best = choose(least > POOR, at, best)  # The last point may prove that there is no solution.
     w = (best.lower - best.upper) / (2 * count)
     X = tuple(X / scale for X, scale in zip(best.X, of_blocks, strict=True))
-    Y = tuple(scale * Y / count for Y, scale in zip(best.Y, of_blocks, strict=True))
+    Y = tuple(scale * Y / (count * of_cost.unsqueeze(-1)) for Y, scale in zip(best.Y, of_blocks, strict=True))
     return Point(of_variables * best.z, w, X, Y, least, taken)
 
 

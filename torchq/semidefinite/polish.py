@@ -132,7 +132,9 @@ def optimality(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], fo
     for block, matrix in zip(program.blocks, Y, strict=True):
         dual = dual - adjoint(block, matrix)
         X = values(block, z)
-        of_X, of_Y = (1 + X.abs().amax((-2, -1))), 1e-300 + size
+        term = block.L.abs().amax((-3, -2, -1))
+        term = torch.where(term > 0, term, 1.0)
+        of_X, of_Y = term + X.abs().amax((-2, -1)), 1e-300 + size / term
         worst = torch.maximum(worst, (X @ matrix).abs().amax((-2, -1)) / (of_X * of_Y))
         for one, scale in ((X, of_X), (matrix, of_Y)):
             least = torch.linalg.eigvalsh(torch.nan_to_num(one, posinf=0.0, neginf=0.0))[:, 0]

@@ -9,6 +9,8 @@ from torchq.semidefinite.program import Point, Program, Quality, Status, adjoint
 
 POOR = 1e6
 """A merit above which the last point says more than the best."""
+FAR = 1e13
+"""A size of z or Y at which a point runs away, along what proves that there is no solution."""
 _ACCEPTED = 100.0
 """Times the tolerance, where rounding allows no more."""
 _CERTAIN = 1e-6
@@ -34,7 +36,8 @@ def _is_symmetric(matrix: Tensor) -> bool:
 def judge(program: Program, point: Point, finite: Tensor) -> Tensor:
     """`Status` of each instance, (batch,)."""
     status = torch.where(point.merit <= _ACCEPTED, int(Status.SOLVED), int(Status.INACCURATE))
-    lost = point.merit > POOR
+    length = point.z.abs().sum(-1, keepdim=True).clamp_min(1e-300)
+    lost = (point.merit > POOR) | (length > FAR).squeeze(-1)
     if lost.device.type == "cpu" and not lost.any():  # Elsewhere asking would wait for the device.
         return torch.where(finite, status, int(Status.NOT_FINITE))
     against = torch.zeros_like(point.merit)
@@ -44,7 +47,6 @@ def judge(program: Program, point: Point, finite: Tensor) -> Tensor:
         balance = balance + adjoint(block, Y)
     # Any z that meets the inequalities has 0 ≤ Σ ⟨F(z), Y⟩ = −against + zᵀ balance.
     infeasible = lost & (against > 0) & (balance.abs().amax(-1) < _CERTAIN * against)
-    length = point.z.norm(dim=-1, keepdim=True).clamp_min(1e-300)
     ray = point.z / length
     rate = objective(program._replace(b=torch.zeros_like(program.b)), ray)
     unbounded = lost & (rate < 0)

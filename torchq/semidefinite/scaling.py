@@ -1,4 +1,4 @@
-"""Programs scaled by powers of two, blocks by the largest entry of L and variables by that of their columns."""
+"""Programs scaled by powers of two: blocks by the largest entry of L, variables by that of their columns, and costs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Scaled(NamedTuple):
     """(batch, 1, 1) each, or (1, 1) where all instances share L."""
     variables: Tensor
     """(batch, n) or (n,): z of the program itself is this times that of the scaled one."""
+    cost: Tensor
+    """(batch, 1) or (1,); one where there are residuals beside it."""
 
 
 def scaled(program: Program) -> Scaled:
@@ -31,7 +33,9 @@ def scaled(program: Program) -> Scaled:
     of_variables = _power_of_two(_largest(columns)) if columns else torch.ones_like(c[..., :1])
     of_terms = of_variables[..., None, None]
     blocks = tuple(Block(C, of_terms * L) for C, L in blocks)
-    return Scaled(Program(of_variables * c, of_variables.unsqueeze(-2) * A, b, blocks), of_blocks, of_variables)
+    c = of_variables * c
+    of_cost = torch.ones_like(c[..., :1]) if A.shape[-2] else _power_of_two(c.abs().amax(-1, keepdim=True))
+    return Scaled(Program(of_cost * c, of_variables.unsqueeze(-2) * A, b, blocks), of_blocks, of_variables, of_cost)
 
 
 def _largest(parts: list[Tensor]) -> Tensor:

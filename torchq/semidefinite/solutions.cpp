@@ -43,6 +43,7 @@ struct Candidate {
 struct Block {
   int64_t number, rows, at, pair, pairs;  // Where its matrices begin, and its pairs.
   const double *C, *L;
+  double term;  // Largest entry of L, or one.
 };
 
 struct Instance {
@@ -60,7 +61,7 @@ struct Instance {
     int64_t at = 0, pair = 0;
     for (int64_t j = 0; j < program.num_blocks; ++j) {
       const int64_t rows = program.rows[j], pairs = rows * (rows + 1) / 2;
-      blocks.push_back({j, rows, at, pair, pairs, nullptr, nullptr});
+      blocks.push_back({j, rows, at, pair, pairs, nullptr, nullptr, 1});
       at += rows * rows, pair += pairs;
     }
     turned.resize(pair), entries.resize(pair);
@@ -72,6 +73,9 @@ struct Instance {
     for (Block &block : blocks) {
       block.C = part_of(program, BLOCKS + 2 * block.number, instance);
       block.L = part_of(program, BLOCKS + 2 * block.number + 1, instance);
+      block.term = 0;
+      each_entry(block, [&](const Entry &, double value) { block.term = std::max(block.term, std::abs(value)); });
+      if (block.term == 0) block.term = 1;
     }
     cost = largest(c, n), size_b = mean_size(b, N);
     if (!N) return;
@@ -137,16 +141,14 @@ struct Instance {
       std::nth_element(at.residuals.begin(), at.residuals.begin() + n, at.residuals.end(), before);
       at.residuals.resize(n);
     }
-    double of_X = TINY, of_Y = TINY;
+    double of_X = TINY, of_Y = std::max(TINY, FLOOR * cost);
     for (const Block &block : blocks) {
       const int64_t square = block.rows * block.rows;
-      double term = 0;
-      each_entry(block, [&](const Entry &, double value) { term = std::max(term, std::abs(value)); });
-      of_X = std::max({of_X, largest(at.X.data() + block.at, square),
-                       FLOOR * (largest(block.C, square) + term * largest(at.z.data(), n))});
-      of_Y = std::max({of_Y, largest(at.Y.data() + block.at, square), FLOOR * cost / std::max(term, TINY)});
+      of_X = std::max({of_X, largest(at.X.data() + block.at, square) / block.term,
+                       FLOOR * (largest(block.C, square) / block.term + largest(at.z.data(), n))});
+      of_Y = std::max(of_Y, largest(at.Y.data() + block.at, square) * block.term);
     }
-    for (const Block &block : blocks) find_face(at, block, of_X, of_Y);
+    for (const Block &block : blocks) find_face(at, block, block.term * of_X, of_Y / block.term);
   }
 
   void find_face(Candidate &at, const Block &block, double of_X, double of_Y) {
@@ -229,7 +231,7 @@ struct Instance {
     for (const Block &block : blocks) {
       const int64_t d = block.rows;
       const double *X = at.X.data() + block.at, *Y = at.Y.data() + block.at;
-      const double of_X = 1 + largest(X, d * d), of_Y = TINY + cost;
+      const double of_X = block.term + largest(X, d * d), of_Y = TINY + cost / block.term;
       for (int64_t i = 0; i < d; ++i)
         for (int64_t j = 0; j < d; ++j) {
           double sum = 0;

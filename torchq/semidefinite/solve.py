@@ -19,6 +19,8 @@ from torchq.uncompiled import uncompiled
 
 TOLERANCE = 1e-10
 ITERATIONS = 50
+LOOSE = 1e-5
+"""A stated gap, relative to 1 + |objective|, with which an instance is not solved, however small its errors are."""
 EXACT = 1e-9
 """An error of the optimality conditions, relative to the data, with which a polished instance is solved."""
 
@@ -115,10 +117,12 @@ def _solved(settings: _Settings, *tensors: Tensor) -> tuple[Tensor, ...]:
     # On a GPU asking whether any is would wait for it.
     if settings.polish or (z.device.type == "cpu" and inaccurate.any()):
         z, w, Y, error = method.polish(z, w, Y, status <= Status.INACCURATE if settings.polish else inaccurate)
-        status = torch.where(inaccurate & (error < EXACT), int(Status.SOLVED), status)
+    cost, gap, primal, dual = method.describe(z, w, Y)
+    size = 1 + cost.abs()
+    status = torch.where(inaccurate & (error < EXACT) & (gap < 10 * EXACT * size), int(Status.SOLVED), status)
+    status = torch.where((status == Status.SOLVED) & (gap > LOOSE * size), int(Status.INACCURATE), status)
     if settings.report is not None:
         settings.report(status, error)
-    cost, gap, primal, dual = method.describe(z, w, Y)
     infeasible, unbounded = status == Status.INFEASIBLE, status == Status.UNBOUNDED
     z = torch.where((infeasible | (status == Status.NOT_FINITE)).unsqueeze(-1), torch.nan, z)
     cost = torch.where(infeasible, torch.inf, torch.where(unbounded, -torch.inf, cost))

@@ -101,8 +101,10 @@ def factorise(program: Program, point: Iterate) -> Factors:
         of_Y.append(dual_factor)
         inverses.append(inverse)
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-    cholesky, failed = _cholesky(matrix + torch.diag_embed(1e-15 * diagonal + TINY))
     most = diagonal.amax(-1, keepdim=True)
+    # A variable that nothing holds goes far, but not beyond all numbers.
+    matrix = matrix + torch.diag_embed(torch.where(diagonal > 1e-30 * most, TINY, 1e-16 * most.clamp_min(1.0)))
+    cholesky, failed = _cholesky(matrix + torch.diag_embed(1e-15 * diagonal))
     stiffer, still = _cholesky(matrix + torch.diag_embed(1e-10 * diagonal + 1e-14 * most))
     cholesky = torch.where(failed[:, None, None], stiffer, cholesky)
     broken = broken | (failed & still)
