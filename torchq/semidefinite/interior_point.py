@@ -54,7 +54,7 @@ def start(program: Program) -> Iterate:
 
 def iterate(program: Program, point: Iterate, error: Errors) -> tuple[Iterate, Tensor]:
     """One predictor and corrector; the new point, and where a factorisation failed, (batch,)."""
-    count = 2 * program.num_residuals + sum(X.shape[-1] for X in point.X)
+    count = max(1, 2 * program.num_residuals + sum(X.shape[-1] for X in point.X))
     factors = factorise(program, point)
     mu = error.gap / count
     predicted = direction(program, point, error, factors, torch.zeros_like(mu), None)
