@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from torchq.quadratic import backends, forms, programs, sdp
+from torchq.quadratic import arguments, backends, forms, programs, sdp
 from torchq.quadratic.excitation import excitation
 from torchq.quadratic.forms import Quadratic, Sample
-from torchq.quadratic.lmi_ql import LMIQL
+from torchq.quadratic.lmi_ql import LMIQL, PENALTIES
 from torchq.semidefinite.solve import is_hidden
 from torchq.uncompiled import uncompiled
 
@@ -22,10 +22,13 @@ Kind = Literal["relaxation", "fitted"]
 class _ProgramLayer(nn.Module):
     """A program of one shape with its back end, for any leading batch dimensions."""
 
-    def __init__(self, kind: Kind, num_samples: int, num_features: int, num_controls: int, backend: str) -> None:
+    def __init__(
+        self, kind: Kind, num_samples: int, num_features: int, num_controls: int, gamma: float, backend: str
+    ) -> None:
         super().__init__()
         self.kind, self.backend = kind, backend
         self.sizes = num_samples, num_features, num_controls
+        arguments.check_sizes(self.sizes, gamma)
         if backend != "torchq":
             self._layer = sdp.layer(kind, *self.sizes, backend)
         self._looked = False
@@ -39,34 +42,15 @@ class _ProgramLayer(nn.Module):
         if self.backend != "torchq":
             self._layer = sdp.layer(self.kind, *self.sizes, self.backend)
 
-    def checked(self, sample: Sample) -> Sample:
-        """The sample, if it is of this layer's sizes, in double precision.
-
-        Raises:
-            ValueError: if it is not.
-        """
-        p, m = sample.sizes()
-        for name, tensor in zip(Sample._fields, sample, strict=True):
-            if tensor.dtype != torch.float64:
-                raise ValueError(f"{name}: expected torch.float64, got {tensor.dtype}; use .double()")
-        names, found = ("num_samples", "num_features", "num_controls"), (sample.reward.shape[-1], p, m)
-        for name, came, expected in zip(names, found, self.sizes, strict=True):
-            if came != expected:
-                raise ValueError(f"{name}: expected {expected} as the layer was made for, got {came}")
-        return sample
-
     def bound(self, sample: Sample, gamma: float, bound: Tensor | None) -> Tensor:
         """B for every instance; where it is zero by default, the first call looks whether that is wise."""
-        p = sample.phi.shape[-1]
+        batch, p = sample.phi.shape[:-2], self.sizes[1]
         if bound is not None:
-            symmetric = is_hidden(bound) or torch.allclose(bound, bound.mT, equal_nan=True)
-            if bound.shape[-2:] != (p, p) or not symmetric:
-                raise ValueError(f"bound: expected symmetric matrices (*batch, {p}, {p}), got {tuple(bound.shape)}")
-            return bound.expand(*sample.phi.shape[:-2], p, p)
-        if not self._looked:
+            return arguments.checked_bound(bound, batch, p)
+        if not self._looked and batch.numel():
             self._looked = True
             _warn_of_pessimism(sample, gamma)
-        return sample.phi.new_zeros(*sample.phi.shape[:-2], p, p)
+        return sample.phi.new_zeros(*batch, p, p)
 
     def forward(self, *parameters: Tensor) -> list[Tensor]:
         if self.backend == "torchq":
@@ -137,7 +121,7 @@ class LMIQLayer(nn.Module):
         backend: "torchq", "clarabel", "moreau" or "diffcp".
 
     Raises:
-        ValueError: if the back end is none of these.
+        ValueError: if the back end or the penalty is none of these, a size no positive integer, or γ not in [0, 1].
         ImportError: if something it needs is not installed, with the command that installs it.
     """
 
@@ -152,8 +136,9 @@ class LMIQLayer(nn.Module):
         backend: str = "torchq",
     ) -> None:
         super().__init__()
+        arguments.check_choice("penalty", penalty, PENALTIES)
         self.learner = LMIQL(gamma, penalty)
-        self._program = _ProgramLayer("relaxation", num_samples, num_features, num_controls, backend)
+        self._program = _ProgramLayer("relaxation", num_samples, num_features, num_controls, gamma, backend)
 
     @uncompiled
     def forward(
@@ -164,7 +149,7 @@ class LMIQLayer(nn.Module):
         next_phi: Tensor,
         value: Tensor,
         next_value: Tensor,
-        penalty_weight: Tensor | None = None,
+        penalty_weight: Tensor | float | None = None,
         bound: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Solve one instance, or a batch of them along leading dimensions.
@@ -185,12 +170,13 @@ class LMIQLayer(nn.Module):
         Raises:
             SolverError: if no instance could be solved.
         """
-        sample = self._program.checked(Sample(phi, deviation, reward, next_phi, value, next_value))
+        sample = Sample(phi, deviation, reward, next_phi, value, next_value)
+        arguments.check_sample(sample, self._program.sizes)
         bound = self._program.bound(sample, self.learner.gamma, bound)
         if penalty_weight is None:
             penalty_weight = self._searched(sample, bound)
-        elif not is_hidden(penalty_weight) and (penalty_weight < 0).any():
-            raise ValueError(f"penalty_weight: expected λ ≥ 0, got {penalty_weight.min().item():g}")
+        else:
+            penalty_weight = arguments.checked_weight(penalty_weight, sample)
         G, y = forms.residual_system(sample, self.learner.gamma)
         penalty = penalty_weight[..., None, None] * self.learner.weight(sample)
         P, S, R, W = self._program(G, y, bound, penalty)
@@ -199,6 +185,8 @@ class LMIQLayer(nn.Module):
     @torch.no_grad()
     def _searched(self, sample: Sample, bound: Tensor) -> Tensor:
         """λ of each instance by the line search, (*batch)."""
+        if any(map(is_hidden, (*sample, bound))):
+            raise RuntimeError("penalty_weight: expected λ under transforms of torch.func, got None, a line search")
         batch = sample.phi.shape[:-2]
         own = (2, 2, 1, 2, 1, 1)  # Dimensions of an instance's fields.
         flat = Sample(*(x.reshape(batch.numel(), *x.shape[x.dim() - n :]) for x, n in zip(sample, own, strict=True)))
@@ -220,7 +208,7 @@ class LMIQLiLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.gamma = gamma
-        self._program = _ProgramLayer("fitted", num_samples, num_features, num_controls, backend)
+        self._program = _ProgramLayer("fitted", num_samples, num_features, num_controls, gamma, backend)
 
     @uncompiled
     def forward(
@@ -249,7 +237,9 @@ class LMIQLiLayer(nn.Module):
         Raises:
             SolverError: if no instance could be solved.
         """
-        sample = self._program.checked(Sample(phi, deviation, reward, next_phi, value, next_value))
+        sample = Sample(phi, deviation, reward, next_phi, value, next_value)
+        arguments.check_sample(sample, self._program.sizes)
+        last = arguments.checked_quadratic(last, phi.shape[:-2], *self._program.sizes[1:])
         G, y = forms.fitted_system(sample, self.gamma, last)
         bound = self._program.bound(sample, self.gamma, bound)
         return Quadratic(*self._program(G, y, bound))

@@ -12,6 +12,7 @@ from torchq.quadratic import forms, solvers
 from torchq.quadratic.excitation import explain
 from torchq.quadratic.forms import Fit, Quadratic, Sample, listed
 
+PENALTIES = ("trace", "data")
 DECADES = range(-5, 3)
 _GOLDEN_STEPS = 6
 _TIE = 1e-6

@@ -60,7 +60,7 @@ def iterate(program: Program, point: Iterate, error: Errors) -> tuple[Iterate, T
     predicted = direction(program, point, error, factors, torch.zeros_like(mu), None)
     primal, dual = (length.clamp_max(1.0) for length in lengths(point, predicted, factors))
     # Rounding may take it below zero.
-    ratio = (complementarity(move(point, predicted, primal, dual)) / error.gap).clamp_min(0.0)
+    ratio = (complementarity(move(point, predicted, primal, dual)) / error.gap.clamp_min(TINY)).clamp_min(0.0)
     centring = (ratio**1.5).clamp(1e-8, 1.0)
     step = direction(program, point, error, factors, centring * mu, predicted)
     primal, dual = lengths(point, step, factors)
