@@ -1,14 +1,15 @@
 """Learn a feature map through the semidefinite program, by gradient descent on the Bellman residual of held-out data.
 
-    python examples/learn_features.py
+    python examples/learn_features.py [--out runs/learn_features.png]
 
 In each of 10 runs a layer solves LMI-QL on 100 transitions of the damped pendulum, out to ±2.8 rad, far from where it
 is linear. The Bellman residual of its Q-function on 100 other transitions is differentiated through the program, into
 the penalty λ and the frequency w of the feature map φ = (θ, ω, sin wθ), which starts nearly linear at 0.5. The fixed
 φ = (θ, ω) has its λ learnt in the same way. Prints residuals and returns, and draws
-benchmarks/results/learn_features.png. (Not convex in w: from 2.5 it ends in another minimum near 3.)
+them. (Not convex in w: from 2.5 it ends in another minimum near 3.)
 """
 
+import argparse
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,6 @@ from torchq.runs import control_tasks
 
 RUNS, SAMPLES, STEPS, TEST_EPISODES = 10, 100, 80, 100
 FIRST_FREQUENCY, FIRST_PENALTY = 0.5, 0.3
-PICTURE = Path(__file__).parent.parent / "benchmarks" / "results" / "learn_features.png"
 
 
 class WideDampedPendulum(envs.DampedPendulum):
@@ -95,6 +95,9 @@ def learn(train: Sample, held_out: Sample, gamma: float, num_sines: int) -> Lear
 
 def main() -> None:
     """Learn, test and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/learn_features.png"), help="where to draw it")
+    out = parser.parse_args().out
     env = WideDampedPendulum()
     task = env.sample_tasks()[0]
     case = control_tasks.make_case(env, task, envs.stack_tasks([task]), 0)
@@ -112,10 +115,11 @@ def main() -> None:
     gain = learnt_return - fixed_return
     better = f"return better in {int((gain > 0).sum())} of {RUNS} runs, by {gain.median():.2f} in the median"
     print(f"learnt w: median {learnt.frequencies.median():.2f}; {better}")
-    draw(fixed, learnt)
+    draw(fixed, learnt, out)
+    print(f"drawn: {out}")
 
 
-def draw(fixed: Learnt, learnt: Learnt) -> None:
+def draw(fixed: Learnt, learnt: Learnt, out: Path) -> None:
     """Residuals and frequencies while they are learnt."""
     import matplotlib
 
@@ -132,7 +136,8 @@ def draw(fixed: Learnt, learnt: Learnt) -> None:
     right.set(xlabel="gradient step", ylabel="frequency w")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.savefig(PICTURE, dpi=120)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ import torchq
 
 
 def test_features_are_learnt_through_the_layer(tmp_path, monkeypatch, capsys):
-    sizes = {"RUNS": 2, "SAMPLES": 40, "STEPS": 8, "TEST_EPISODES": 3, "PICTURE": tmp_path / "picture.png"}
+    sizes = {"RUNS": 2, "SAMPLES": 40, "STEPS": 8, "TEST_EPISODES": 3}
     for name, value in sizes.items():
         monkeypatch.setattr(learn_features, name, value)
     learnt = []
+    monkeypatch.setattr("sys.argv", ["learn_features.py", "--out", str(tmp_path / "picture.png")])
     original = learn_features.learn
     monkeypatch.setattr(learn_features, "learn", lambda *given: learnt.append(original(*given)) or learnt[-1])
     learn_features.main()

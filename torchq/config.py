@@ -277,7 +277,7 @@ def validated(values: dict[str, Any]) -> Config:
             near = difflib.get_close_matches(name, Config.model_fields, n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise UsageError(f"`{name}`: there is no such setting{hint}") from None
-        expected = "increasing sizes" if first["type"] == "value_error" else shape(name)
+        expected = "increasing sizes, one above zero" if first["type"] == "value_error" else shape(name)
         came = "nothing" if first["type"] == "missing" else repr(values[name])
         raise UsageError(f"`{name}`: expected {expected}, got {came}") from None
 

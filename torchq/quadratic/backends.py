@@ -233,9 +233,9 @@ def solve_instances(solve: Solve, problems: Instances, polished: bool) -> tuple[
 
 def _warn(solved: Tensor, reasons: list[str]) -> None:
     missing = (~solved).nonzero().squeeze(-1).tolist()
-    if all(reason == "not finite" for reason in reasons):
+    if reasons and all(reason == "not finite" for reason in reasons):
         raise SolverError("data: expected finite numbers, got NaN or infinity in every instance")
-    if len(missing) == len(reasons):
+    if reasons and len(missing) == len(reasons):
         raise SolverError(f"solved none of {len(reasons)} instances ({reasons[0]}); check the data's excitation")
     for index in missing:
         message = f"instance {index} of {len(reasons)} was not solved ({reasons[index]}); its outputs are NaN"

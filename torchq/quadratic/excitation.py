@@ -177,7 +177,7 @@ def diagnose(
     if found.baseline_radius >= 1.0 + _STABLE_MARGIN:
         sentences.append(
             f"the baseline seems not to stabilise (√γ·ρ is about {found.baseline_radius:.2f}): LMI-QL may find a wrong "
-            "root; use LMI-QLi, or a better baseline"
+            "root, which LMI-QLi does not: take that, or a better baseline"
         )
     if found.curvature <= 0:
         sentences.append(

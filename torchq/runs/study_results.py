@@ -105,19 +105,25 @@ def plot_study(studies: dict[str, list[Row]], path: Path) -> None:
     else:
         axis.set_xscale("log")
         axis.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)  # Without points such an axis would look for ticks for ever.
+    lowest = yardstick
     for label, rows in studies.items():
         table = [entry for entry in by_samples(rows) if entry["gap"]["median"] is not None]
         samples = [entry["samples"] for entry in table]
         low, median, high = ([yardstick + entry["gap"][q] for entry in table] for q in ("q25", "median", "q75"))
+        lowest = min([lowest, *(value for value, size in zip(median, samples, strict=True) if size > 0)])
         share = sum(row.unstable for row in rows) / len(rows)
         name = label.replace("$", r"\$")
         (line,) = axis.plot(samples, median, marker="o", markersize=3, label=f"{name} ({share:.1%} unstable)")
         axis.fill_between(samples, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axis.axhline(yardstick, color="0.2", linestyle="--", linewidth=1, label="FL+LQR")
-    axis.axhline(base, color="0.5", linestyle=":", linewidth=1, label="baseline")
-    height = yardstick - base
-    if math.isfinite(height) and height > 0:
+    axis.axhline(base, color="0.5", linestyle=":", linewidth=1, label=f"baseline ({base:,.2f})")
+    height, span = yardstick - base, yardstick - lowest
+    if math.isfinite(span) and height > 10 * span > 0:  # The baseline would press all curves into one line.
+        axis.set_ylim(yardstick - 1.2 * span, yardstick + span / 2)
+    elif math.isfinite(height) and height > 0:
         axis.set_ylim(base - 2 * height, yardstick + height / 2)
+    axis.set_xticks(sizes, labels=map(str, sizes))
+    axis.minorticks_off()
     axis.set_xlabel("samples")
     axis.set_ylabel("return of a test episode, paired to FL+LQR")
     axis.grid(alpha=0.3)
