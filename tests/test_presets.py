@@ -98,7 +98,7 @@ BAD = {
     "normalised": ("yes", "true or false"),
     "num_tasks": (0, "an integer of at least 1 and at most 16,777,216"),
     "task_weights": ([1.0, "two"], "a list, each a number of at least 0"),
-    "sizes": ([20, 10], "increasing sizes"),
+    "sizes": ([20, 10], "increasing sizes, one above zero"),
     "warm_start": (3, "a text"),
 }
 

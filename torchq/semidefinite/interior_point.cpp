@@ -101,11 +101,11 @@ template <bool TOGETHER> struct Solver {
       act(at, program.rows[j], terms.begins.data() + j * (n + 1));
   }
 
-  // A power of two that brings a number to about one.
-  static double scale_of(double size) {
+  // A power of two that brings a number to about one; one if it is within 2^slack of that.
+  static double scale_of(double size, int slack = 0) {
     int exponent = 0;
     if (size > 0 && std::isfinite(size)) std::frexp(size / std::sqrt(2.0), &exponent);
-    return std::ldexp(1.0, -std::clamp(exponent, -500, 500));
+    return std::abs(exponent) <= slack ? 1 : std::ldexp(1.0, -std::clamp(exponent, -500, 500));
   }
 
   void load(int64_t first, int64_t count) {
@@ -143,28 +143,32 @@ template <bool TOGETHER> struct Solver {
     scale_variables();
   }
 
-  // Blocks are scaled by the largest entry of L, then variables by that of their column in A and all L, and costs, where
-  // there are no residuals beside them.
+  // Blocks are scaled by the largest entry of L; then variables by that of theirs in all L, or of their column in A if no
+  // inequality holds them; then the objective, by the largest entry of A, or of the costs if there are no residuals.
   void scale_variables() {
-    Pack dearest = {};
+    Pack largest_A = {}, dearest = {};
     for (int64_t k = 0; k < n; ++k) {
-      Pack size = {};
-      for (int64_t i = 0; i < packs; ++i) size = larger(size, magnitude(A[k * packs + i]));
-      size = most(size);
+      Pack size = {}, column = {};
+      for (int64_t i = 0; i < packs; ++i) column = larger(column, magnitude(A[k * packs + i]));
+      column = most(column);
       const auto each_entry = [&](auto act) {
         each_block([&](int64_t, int64_t, const int64_t *begins) {
           for (int64_t e = begins[k]; e < begins[k + 1]; ++e) act(entries[e]);
         });
       };
       each_entry([&](Pack &entry) { size = larger(size, magnitude(entry)); });
+      size = select(size > 0, size, column);
       for (int lane = 0; lane < LANES; ++lane) variable_scale[k][lane] = scale_of(size[lane]);
       c[k] *= variable_scale[k];
+      largest_A = larger(largest_A, column * variable_scale[k]);
       dearest = larger(dearest, magnitude(c[k]));
       for (int64_t i = 0; i < packs; ++i) A[k * packs + i] *= variable_scale[k];
       each_entry([&](Pack &entry) { entry *= variable_scale[k]; });
     }
-    for (int lane = 0; lane < LANES; ++lane) cost_scale[lane] = N ? 1 : scale_of(dearest[lane]);
+    for (int lane = 0; lane < LANES; ++lane) cost_scale[lane] = N ? scale_of(largest_A[lane], 8) : scale_of(dearest[lane]);
     for (int64_t k = 0; k < n; ++k) c[k] *= cost_scale;
+    for (int64_t i = 0; i < n * packs; ++i) A[i] *= cost_scale;
+    for (int64_t i = 0; i < packs; ++i) b[i] *= cost_scale;
   }
 
   // Az of some residuals into `out`, four columns at a time.
@@ -227,7 +231,8 @@ template <bool TOGETHER> struct Solver {
     for (int64_t i = 0; i < packs; ++i) sum += magnitude(b[i]), biggest = larger(biggest, magnitude(b[i]));
     const Pack mean = summed(sum) / double(std::max<int64_t>(1, N));
     norm_b = most(biggest);
-    size_b = N ? smaller(mean, splat(1)) : splat(1);
+    norm_b = select(norm_b > 0, norm_b, splat(1));
+    size_b = N ? select(mean > 0, smaller(mean, splat(1)), splat(1)) : splat(1);
     const Pack size = mean + 1e-8;
     for (int64_t i = 0; i < packs; ++i) {
       plus[i] = larger(-b[i], Pack{}) + size, minus[i] = larger(b[i], Pack{}) + size;
@@ -241,7 +246,8 @@ template <bool TOGETHER> struct Solver {
       dearest = larger(dearest, magnitude(c[k]));
       point.z[k] = Pack{};
     }
-    norm_dual = longest + dearest + TINY;
+    norm_dual = longest + dearest;
+    norm_dual = select(norm_dual > 0, norm_dual, splat(1));
     each_block([&](int64_t at, int64_t rows, const int64_t *begins) {
       Pack norm = {}, of_X = splat(1), of_Y = {};
       for (int64_t i = 0; i < rows * rows; ++i) {
@@ -292,7 +298,7 @@ template <bool TOGETHER> struct Solver {
     add_adjoint(point.Y, dual, -1);
     for (int64_t k = 0; k < n; ++k) worst_dual = larger(worst_dual, magnitude(dual[k]));
     Pack worst = larger(gap / (magnitude(cost) + scale * size_b + TINY), worst_dual / norm_dual);
-    if (N) worst = larger(worst, most(worst_residual) / (norm_b + TINY));
+    if (N) worst = larger(worst, most(worst_residual) / norm_b);
     each_block([&](int64_t at, int64_t rows, const int64_t *) {
       Pack left = {}, size = {};
       for (int64_t i = 0; i < rows * rows; ++i)

@@ -73,15 +73,24 @@ def merit(program: Program, point: Iterate, error: Errors, tolerance: float) -> 
     c, A, b, blocks = program
     count = max(1, program.num_residuals)
     cost = (c * point.z).sum(-1) + (product(A, point.z) - b).abs().sum(-1)
-    size = b.abs().mean(-1).clamp_max(1.0) if program.num_residuals else torch.ones_like(cost)
+    size = _or_one(b.abs().mean(-1)).clamp_max(1.0) if program.num_residuals else torch.ones_like(cost)
     gap = error.gap / (cost.abs() + count * size + TINY)
-    dual = error.dual.abs().amax(-1) / (c.abs().amax(-1) + A.abs().sum(-2).amax(-1) + TINY)
+    dual = _largest(error.dual) / _or_one(_largest(c) + _largest(A.abs().sum(-2)))
     worst = torch.maximum(gap, dual)
     if program.num_residuals:
-        worst = torch.maximum(worst, error.residual.abs().amax(-1) / (1e-300 + b.abs().amax(-1)))
+        worst = torch.maximum(worst, error.residual.abs().amax(-1) / _or_one(b.abs().amax(-1)))
     for block, left in zip(blocks, error.primal, strict=True):
         worst = torch.maximum(worst, left.abs().amax((-2, -1)) / (1 + block.C.abs().amax((-2, -1))))
     return torch.nan_to_num(worst / tolerance, nan=torch.inf)
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Of no numbers it is zero."""
+    return torch.nn.functional.pad(x.abs(), (0, 1)).amax(-1)
+
+
+def _or_one(size: Tensor) -> Tensor:
+    return torch.where(size > 0, size, 1.0)
 
 
 def solve(program: Program, batch: int, tolerance: float, iterations: int) -> Point:

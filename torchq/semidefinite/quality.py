@@ -13,8 +13,8 @@ FAR = 1e13
 """A size of z or Y at which a point runs away, along what proves that there is no solution."""
 _ACCEPTED = 100.0
 """Times the tolerance, where rounding allows no more."""
-_CERTAIN = 1e-6
-"""Of a certificate: an instance is infeasible if no z with |z|₁ below 1/this meets its inequalities."""
+_CERTAIN = 1e-8
+"""Of a certificate: an instance is infeasible if no |z_k| below 1/this meets its inequalities."""
 
 
 def look(program: Program, batch: int) -> tuple[Tensor, int | None]:
@@ -46,7 +46,7 @@ def judge(program: Program, point: Point, finite: Tensor) -> Tensor:
         against = against - (block.C * Y).sum((-2, -1))
         balance = balance + adjoint(block, Y)
     # Any z that meets the inequalities has 0 ≤ Σ ⟨F(z), Y⟩ = −against + zᵀ balance.
-    infeasible = lost & (against > 0) & (balance.abs().amax(-1) < _CERTAIN * against)
+    infeasible = lost & (against > 0) & (balance.abs().sum(-1) < _CERTAIN * against)
     ray = point.z / length
     rate = objective(program._replace(b=torch.zeros_like(program.b)), ray)
     unbounded = lost & (rate < 0)
@@ -68,5 +68,5 @@ def describe(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...]) -> Q
         dual = dual - adjoint(block, multiplier)
         value = value - (block.C * multiplier).sum((-2, -1))
         primal = torch.maximum(primal, -torch.linalg.eigvalsh(torch.nan_to_num(values(block, z)))[:, 0])
-    dual_residual = dual.abs().amax(-1)
+    dual_residual = torch.nn.functional.pad(dual.abs(), (0, 1)).amax(-1)  # Of no variables it is zero.
     return Quality(cost, (cost - value).abs() + dual_residual * z.abs().sum(-1), primal, dual_residual)
