@@ -27,7 +27,7 @@ BACKENDS = ("torchq", "clarabel", "moreau", "diffcp")
 
 _INSTALL = {"clarabel": "pip install clarabel", "moreau": "pip install moreau (with a GPU: moreau-cuda13)"}
 _TOLERANCE = 1e-11
-_EXACT = 1e-7
+_EXACT = 1e-9
 """Of a solution that has derivatives, the largest error of the optimality conditions."""
 
 

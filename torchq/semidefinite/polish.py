@@ -129,13 +129,16 @@ def optimality(program: Program, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], fo
         near = torch.where(found.residuals, u.gather(1, found.candidates).abs(), 0.0).amax(-1)
         worst = near / (program.b.abs().mean(-1) + u.abs().mean(-1) + 1e-300)
         worst = torch.maximum(worst, (N * w.abs() - 1).amax(-1))
-    for block, matrix in zip(program.blocks, Y, strict=True):
+    for block, face, matrix in zip(program.blocks, found.faces, Y, strict=True):
         dual = dual - adjoint(block, matrix)
         X = values(block, z)
         term = block.L.abs().amax((-3, -2, -1))
         term = torch.where(term > 0, term, 1.0)
         of_X, of_Y = term + X.abs().amax((-2, -1)), 1e-300 + size / term
-        worst = torch.maximum(worst, (X @ matrix).abs().amax((-2, -1)) / (of_X * of_Y))
+        # Not the product of X and Y: of a small one it would hide that the other is not zero.
+        turned = pairs_of(face.vectors.mT @ X @ face.vectors)
+        turned = torch.where(face.active | (face.ratio > 0), turned, 0.0)
+        worst = torch.maximum(worst, turned.abs().amax(-1) / of_X)
         for one, scale in ((X, of_X), (matrix, of_Y)):
             least = torch.linalg.eigvalsh(torch.nan_to_num(one, posinf=0.0, neginf=0.0))[:, 0]
             worst = torch.maximum(worst, -least / scale)

@@ -228,16 +228,13 @@ struct Instance {
       for (int64_t i : at.residuals) near = std::max(near, std::abs(at.u[i]));
       worst = std::max(near / (size_b + mean_size(at.u.data(), N) + TINY), N * largest(at.w.data(), N) - 1);
     }
+    turn(at, at.X);
     for (const Block &block : blocks) {
       const int64_t d = block.rows;
       const double *X = at.X.data() + block.at, *Y = at.Y.data() + block.at;
       const double of_X = block.term + largest(X, d * d), of_Y = TINY + cost / block.term;
-      for (int64_t i = 0; i < d; ++i)
-        for (int64_t j = 0; j < d; ++j) {
-          double sum = 0;
-          for (int64_t k = 0; k < d; ++k) sum += X[i * d + k] * Y[k * d + j];
-          worst = std::max(worst, std::abs(sum) / (of_X * of_Y));
-        }
+      // Not the product of X and Y: of a small one it would hide that the other is not zero.
+      worst = std::max(worst, largest(turned.data() + block.pair, block.pairs) / of_X);
       worst = std::max({worst, -least_eigenvalue(X, d) / of_X, -least_eigenvalue(Y, d) / of_Y});
     }
     balance(at);

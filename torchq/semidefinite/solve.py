@@ -21,6 +21,8 @@ TOLERANCE = 1e-10
 ITERATIONS = 50
 LOOSE = 1e-5
 """A stated gap, relative to 1 + |objective|, with which an instance is not solved, however small its errors are."""
+_TIGHTER = 1e-2
+"""Times the tolerance, before polishing."""
 EXACT = 1e-9
 """An error of the optimality conditions, relative to the data, with which a polished instance is solved."""
 
@@ -110,13 +112,17 @@ def _solved(settings: _Settings, *tensors: Tensor) -> tuple[Tensor, ...]:
         block, name = divmod(asymmetric - 3, 2)
         came = f"blocks[{block}].{Block._fields[name]}"
         raise ValueError(f"{came}: expected symmetric matrices; use (M + M.mT) / 2")
-    point = method.solve(settings.tolerance, settings.iterations, alone=settings.alone)
+    # What is active shows in the last digits.
+    tighter = _TIGHTER if settings.polish else 1.0
+    point = method.solve(tighter * settings.tolerance, settings.iterations, alone=settings.alone)
+    point = point._replace(merit=tighter * point.merit)
     status = judge(program, point, finite)
     z, w, Y, error = point.z, point.w, point.Y, torch.full_like(point.merit, torch.nan)
     inaccurate = status == Status.INACCURATE
     # On a GPU asking whether any is would wait for it.
     if settings.polish or (z.device.type == "cpu" and inaccurate.any()):
-        z, w, Y, error = method.polish(z, w, Y, status <= Status.INACCURATE if settings.polish else inaccurate)
+        usable = status <= Status.INACCURATE if settings.polish else inaccurate
+        z, w, Y, error = _polished(method, z, w, Y, usable)
     cost, gap, primal, dual = method.describe(z, w, Y)
     size = 1 + cost.abs()
     status = torch.where(inaccurate & (error < EXACT) & (gap < 10 * EXACT * size), int(Status.SOLVED), status)
@@ -127,6 +133,18 @@ def _solved(settings: _Settings, *tensors: Tensor) -> tuple[Tensor, ...]:
     z = torch.where((infeasible | (status == Status.NOT_FINITE)).unsqueeze(-1), torch.nan, z)
     cost = torch.where(infeasible, torch.inf, torch.where(unbounded, -torch.inf, cost))
     return z, w, cost, gap, primal, dual, point.iterations, status, error, *Y
+
+
+def _polished(
+    method: Processor | InTorch, z: Tensor, w: Tensor, Y: tuple[Tensor, ...], usable: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...], Tensor]:
+    """Usable solutions made exact, but where that widens the stated gap: then a small multiplier was taken for zero."""
+    exact = method.polish(z, w, Y, usable)
+    before, after = (method.describe(*one) for one in ((z, w, Y), exact[:3]))
+    worse = after.gap > 10 * before.gap + 1e-9 * (1 + before.cost.abs())
+    z, w = (torch.where(worse.unsqueeze(-1), one, other) for one, other in ((z, exact[0]), (w, exact[1])))
+    Y = tuple(torch.where(worse[:, None, None], one, other) for one, other in zip(Y, exact[2], strict=True))
+    return z, w, Y, exact[3]
 
 
 def is_hidden(tensor: Tensor) -> bool:
