@@ -51,7 +51,7 @@ class Status(IntEnum):
     INACCURATE = 1
     """The best point found; its gap and residuals say how good it is."""
     INFEASIBLE = 2
-    """Y_j ⪰ 0 with Σ ⟨C_j, Y_j⟩ < 0 and next to no L*(Y) prove that no z with all |z_k| < 10⁸ meets the inequalities."""
+    """Y_j ⪰ 0 with Σ ⟨C_j, Y_j⟩ < 0 and small L*(Y) prove that no z with all |z_k| < 10⁸ meets the inequalities."""
     UNBOUNDED = 3
     """Along z the cost falls for ever: Σ z_k L_k ⪰ 0 and cᵀz + mean |Az| < 0; z holds the direction."""
     NOT_FINITE = 4
