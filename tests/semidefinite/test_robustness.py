@@ -43,6 +43,40 @@ def test_inequalities_times_a_number_are_the_same(exponent, method):
     torch.testing.assert_close(found.objective, expected.objective, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("times", [1e-6, 1e-2, 1e2, 1e4])
+@pytest.mark.parametrize("of", ["objective", "variables"])
+def test_units_of_objective_and_variables_are_free(times, of, method):
+    batch = program(12, 24, 12, 40, (4,))
+    (block,) = batch.blocks
+    expected = solve(batch)
+    if of == "objective":
+        found = solve(Program(times * batch.c, times * batch.A, times * batch.b, batch.blocks))
+        objective = found.objective / times
+    else:
+        found = solve(Program(times * batch.c, times * batch.A, batch.b, (Block(block.C, times * block.L),)))
+        objective = found.objective
+    assert found.solved.all()
+    torch.testing.assert_close(objective, expected.objective, rtol=1e-7, atol=1e-7)
+
+
+def test_any_point_will_do_where_nothing_costs(method):
+    batch = program(13, 8, 4, 0, (3,))
+    found = solve(batch._replace(c=torch.zeros(4, dtype=torch.float64)))
+    assert found.solved.all()
+    assert (found.primal_residual < 1e-9).all()
+
+
+def test_where_all_data_are_homogeneous(method):
+    edge = one(0.0).view(1, 1).requires_grad_()
+    found = solve(linear([1.0])._replace(blocks=(Block(edge, one(1.0).view(1, 1, 1)),)))
+    assert found.status == Status.SOLVED
+    torch.testing.assert_close(found.z.detach(), one(0.0), atol=1e-9, rtol=0)
+    found.z.sum().backward()
+    torch.testing.assert_close(edge.grad, one(-1.0).view(1, 1))
+    held = Program(one(0.5), one(1.0).view(1, 1), one(0.0), ())
+    assert solve(held).status == Status.SOLVED
+
+
 def falling(n, size, count=40):
     """Random programs whose cost falls for ever, strictly inside of their inequality."""
     generator = torch.Generator().manual_seed(n + size)

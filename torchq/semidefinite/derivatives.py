@@ -80,11 +80,14 @@ def sides(program: Program, z: Tensor, w: Tensor) -> Tensor:
     if not N:
         return w
     u = (program.A @ z.unsqueeze(-1)).squeeze(-1) - program.b
-    scale = (u.abs().mean(-1, keepdim=True) + 1e-3 * program.b.abs().mean(-1, keepdim=True)).clamp_min(1e-300)
+    size = program.b.abs().mean(-1, keepdim=True)
+    scale = torch.maximum(u.abs().mean(-1, keepdim=True) + 1e-3 * size, torch.where(size > 0, 1e-300, _NOTHING))
     return N * w + u / scale
 
 
 _FLOOR = 1e-4
+_NOTHING = 1e-8
+"""A slack where data say nothing of its size: they are zero."""
 
 
 def _scales(program: Program, z: Tensor, X: Sequence[Tensor], Y: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -95,6 +98,7 @@ def _scales(program: Program, z: Tensor, X: Sequence[Tensor], Y: Sequence[Tensor
     """
     cost = program.c.abs().amax(-1) + (program.A.abs().mean(-2).amax(-1) if program.num_residuals else 0.0)
     of_X, of_Y, terms = torch.full_like(z[:, 0], 1e-300), torch.full_like(z[:, 0], 1e-300), []
+    largest = torch.zeros_like(of_X)
     for block, slack, multiplier in zip(program.blocks, X, Y, strict=True):
         term = block.L.abs().amax((-3, -2, -1))
         term = torch.where(term > 0, term, 1.0)
@@ -103,6 +107,8 @@ def _scales(program: Program, z: Tensor, X: Sequence[Tensor], Y: Sequence[Tensor
         of_X = torch.maximum(of_X, _FLOOR * (constant / term + z.abs().amax(-1)))
         of_Y = torch.maximum(of_Y, multiplier.abs().amax((-2, -1)) * term)
         terms.append(term)
+        largest = torch.maximum(largest, constant)
+    of_X = torch.maximum(of_X, torch.where(largest > 0, 1e-300, _NOTHING))
     of_Y = torch.maximum(of_Y, _FLOOR * cost)
     return [(term * of_X, of_Y / term) for term in terms]
 

@@ -26,6 +26,7 @@ extern "C" struct Gradients {
 namespace {
 
 constexpr int HALVINGS = 6;
+constexpr double NOTHING = 1e-8;  // A slack where data say nothing of its size: they are zero.
 constexpr double ROUNDING = 1e-14, KINK = 1e-7, FAR = 1e-3, FLOOR = 1e-4, TINY = 1e-300, SINGULAR = 1e-9;
 const double DIAGONAL = std::sqrt(2.0);  // A pair (i, j) of a symmetric matrix counts once, times this.
 
@@ -130,7 +131,7 @@ struct Instance {
   // What is active, by which of a multiplier and its slack is larger, each on its own scale.
   void find_active(Candidate &at) {
     evaluate(at);
-    const double scale = std::max(mean_size(at.u.data(), N) + 1e-3 * size_b, TINY);
+    const double scale = std::max(mean_size(at.u.data(), N) + 1e-3 * size_b, size_b > 0 ? TINY : NOTHING);
     for (int64_t i = 0; i < N; ++i) at.sides[i] = N * at.w[i] + at.u[i] / scale;
     const auto score = [&](int64_t i) { return 1 - std::abs(at.sides[i]); };
     at.residuals.clear();
@@ -141,13 +142,15 @@ struct Instance {
       std::nth_element(at.residuals.begin(), at.residuals.begin() + n, at.residuals.end(), before);
       at.residuals.resize(n);
     }
-    double of_X = TINY, of_Y = std::max(TINY, FLOOR * cost);
+    double of_X = TINY, of_Y = std::max(TINY, FLOOR * cost), constant = 0;
     for (const Block &block : blocks) {
       const int64_t square = block.rows * block.rows;
+      constant = std::max(constant, largest(block.C, square));
       of_X = std::max({of_X, largest(at.X.data() + block.at, square) / block.term,
                        FLOOR * (largest(block.C, square) / block.term + largest(at.z.data(), n))});
       of_Y = std::max(of_Y, largest(at.Y.data() + block.at, square) * block.term);
     }
+    if (constant == 0) of_X = std::max(of_X, NOTHING);
     for (const Block &block : blocks) find_face(at, block, block.term * of_X, of_Y / block.term);
   }
 
