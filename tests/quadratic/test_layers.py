@@ -47,7 +47,7 @@ def test_gradients_into_every_input_equal_finite_differences(kind, size):
 def test_gradients_of_other_back_ends_do_so_too(kind, backend, size):
     """Of lmi-qli at sizes 8 and 9 next to a kink, which a solution to nine digits does not tell from it."""
     if backend == "diffcp" and size > 6:
-        pytest.skip("takes minutes; benchmarks/layer_gradients.py")
+        pytest.skip("slow; benchmarks/layer_gradients.py has it")
     errors = relative_errors(kind, backend, *SIZES[size])
     assert max(errors.values()) < 1e-4, errors
 
