@@ -14,7 +14,8 @@ FAR = 1e13
 _ACCEPTED = 100.0
 """Times the tolerance, where rounding allows no more."""
 _CERTAIN = 1e-8
-"""Of a certificate: an instance is infeasible if no |z_k| below 1/this meets its inequalities."""
+"""Of a certificate: an instance is infeasible if no z with all |z_k| below 1/this meets its inequalities, and unbounded
+if no multipliers Y with Σ tr Y_j below 1/this balance its cost."""
 
 
 def look(program: Program, batch: int) -> tuple[Tensor, int | None]:
@@ -49,6 +50,7 @@ def judge(program: Program, point: Point, finite: Tensor) -> Tensor:
     infeasible = lost & (against > 0) & (balance.abs().sum(-1) < _CERTAIN * against)
     ray = point.z / length
     rate = objective(program._replace(b=torch.zeros_like(program.b)), ray)
+    # Any Y and w that balance c have rate ≥ Σ ⟨Σ_k ray_k L_jk, Y_j⟩.
     unbounded = lost & (rate < 0)
     for block in program.blocks:
         change = torch.nan_to_num(terms(block, ray))
