@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 
+#include "dense.h"
 #include "instances.h"
 #include "lanes.h"
 #include "small_matrices.h"
@@ -23,12 +24,6 @@ namespace {
 
 constexpr int64_t TILE = 32;  // Residuals.
 constexpr double TINY = 1e-300, POOR = 1e6, FAR = 1e13;
-
-double largest_entry(const double *x, int64_t count) {
-  double most = 0;
-  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::abs(x[i]));
-  return most;
-}
 
 struct Arena {  // Memory of one thread, handed out from the beginning to the end; without any it counts.
   std::unique_ptr<char[]> memory;
@@ -131,7 +126,7 @@ template <bool TOGETHER> struct Solver {
         const int64_t rows = program.rows[j];
         const double *its_C = part_of(program, BLOCKS + 2 * j, instance);
         const double *its_L = part_of(program, BLOCKS + 2 * j + 1, instance);
-        const double scale = scale_of(largest_entry(its_L, n * rows * rows));
+        const double scale = scale_of(largest(its_L, n * rows * rows));
         block_scale[j][lane] = scale;
         for (int64_t i = 0; i < rows * rows; ++i) C[at + i][lane] = scale * its_C[i];
         for (int64_t e = terms.begins[j * (n + 1)]; e < terms.begins[j * (n + 1) + n]; ++e) {

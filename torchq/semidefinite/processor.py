@@ -62,7 +62,7 @@ def library() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     Raises:
         RuntimeError: if there is no compiler, or it fails.
     """
-    solver = native.library(_FOLDER / "interior_point.cpp", ["instances.h", "lanes.h", "small_matrices.h"])
+    solver = native.library(_FOLDER / "interior_point.cpp", ["dense.h", "instances.h", "lanes.h", "small_matrices.h"])
     solutions = native.library(_FOLDER / "solutions.cpp", ["instances.h", "dense.h"])
     solutions.look.restype = ctypes.c_int64
     return solver, solutions
